@@ -1,0 +1,90 @@
+"""Pure. Every error prunefleet raises on purpose; the docstring is the default message."""
+
+from __future__ import annotations
+
+
+class PrunefleetError(Exception):
+    """Something went wrong in prunefleet."""
+
+    exit_code = 1
+
+    def __init__(self, message: str | None = None):
+        super().__init__(message or type(self).__doc__)
+
+
+class SpecError(PrunefleetError):
+    """The fleet file is not valid."""
+
+    exit_code = 2
+
+
+class UsageError(PrunefleetError):
+    """The command was called in a way that cannot work."""
+
+    exit_code = 2
+
+
+class NoStableBytes(PrunefleetError):
+    """This value has no stable bytes, so it cannot be part of an identity."""
+
+
+class Unreachable(PrunefleetError):
+    """A service that is needed does not answer."""
+
+    exit_code = 69
+
+
+class NotPermitted(PrunefleetError):
+    """The credentials in use do not permit this."""
+
+    exit_code = 77
+
+
+class StoreError(PrunefleetError):
+    """The object store did not do what was asked."""
+
+    exit_code = 69
+
+
+class NotFound(StoreError):
+    """There is no such object in the store."""
+
+
+class Damaged(StoreError):
+    """Bytes are not what their digest says."""
+
+
+class RegistryError(PrunefleetError):
+    """The registry cannot be read."""
+
+    exit_code = 69
+
+
+class ModelChanged(RegistryError):
+    """The model version is no longer the one that was planned."""
+
+
+class QueryError(PrunefleetError):
+    """The query cannot be answered."""
+
+    exit_code = 2
+
+
+class UnknownRun(UsageError):
+    """There is no run with that id in the store."""
+
+
+class Interrupted(PrunefleetError):
+    """The run was stopped before its end; the same command goes on where it stopped."""
+
+    exit_code = 75
+
+
+class BrokenInvariant(PrunefleetError):
+    """prunefleet contradicts itself; this is a bug."""
+
+
+class EnvironmentTooOld(PrunefleetError):
+    """A library is older than what prunefleet can safely use."""
+
+    exit_code = 2

@@ -1,0 +1,125 @@
+"""Pure. What the controller asks of the world: Protocols, no implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator.domain import Failure, ModelVersion, Pool, Shard, UnitReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stat:
+    """One object in a listing."""
+
+    key: str
+    bytes: int
+    etag: str
+    modified: float = 0.0
+    """Seconds since the epoch, by the store's clock; decides only what is old enough to be collected."""
+
+
+class ObjectStore(Protocol):
+    """Named bytes. Keys are relative, `/`-separated, without empty, `.` or `..` parts; other keys raise StoreError.
+
+    Errors: NotFound, NotPermitted (401/403), Unreachable (no answer after the store's own retries), StoreError.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where it is, without credentials."""
+
+    def get(self, key: str) -> bytes:
+        """The whole object."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Writes or overwrites, atomically for readers."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Creates; True if this call's bytes are now there, False if the key existed before.
+
+        An unknown outcome (timeout, reset) is read back, so that the answer is about the store and not about the reply.
+        """
+
+    def swap(self, key: str, data: bytes, etag: str | None) -> str | None:
+        """Replaces the object only if its etag is still `etag` (None: only if absent); the new etag, or None if it lost."""
+
+    def stat(self, key: str) -> Stat | None:
+        """The object's size and etag, or None."""
+
+    def list(self, prefix: str) -> Iterator[Stat]:
+        """Every object whose key starts with `prefix`, in key order."""
+
+    def delete(self, key: str) -> None:
+        """Removes the object; no error if it is not there."""
+
+    def upload(self, path: Path, key: str) -> None:
+        """Writes a file of any size, with bounded memory."""
+
+    def download(self, key: str, path: Path) -> None:
+        """Reads into a new file of any size, with bounded memory."""
+
+
+class Registry(Protocol):
+    """A place where model versions live."""
+
+    name: str
+
+    def scan(self) -> Iterator[ModelVersion]:
+        """Every version, broken ones too (with `problem` set), in a stable order."""
+
+    def fetch(self, model: ModelVersion, into: Path) -> None:
+        """Copies a version's files into an empty directory and checks them against its digest.
+
+        Errors: ModelChanged (what is there is not what was planned), RegistryError.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """A shard on its way to a worker: all it needs to know, as JSON values."""
+
+    attempt_id: str
+    shard: Shard
+    pool: Pool
+    payload: Any
+    """What `worker.run_shard` is given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptEnded:
+    """An attempt is over: either its units have reports, or the attempt itself died."""
+
+    attempt_id: str
+    reports: tuple[UnitReport, ...] = ()
+    failure: Failure | None = None
+    node: str = ""
+    wall_seconds: float = 0.0
+
+
+class Backend(Protocol):
+    """Where attempts run."""
+
+    def capacity(self) -> dict[str, int]:
+        """Slots that each pool has right now; 0 for a pool whose nodes are not there."""
+
+    def submit(self, assignment: Assignment) -> None:
+        """Starts an attempt; returns at once."""
+
+    def wait(self, seconds: float) -> Sequence[AttemptEnded]:
+        """Attempts that ended, waiting at most so long for the first one."""
+
+    def cancel(self, attempt_id: str, *, force: bool) -> None:
+        """Asks an attempt to stop, or kills it; its end is still reported by `wait`."""
+
+    def close(self) -> None:
+        """Gives back what it holds."""
+
+
+class Clock(Protocol):
+    """The only source of time."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""

@@ -1,0 +1,193 @@
+"""Pure. The columns of every table, in one place; a result object's schema is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+_IDENTITY = [
+    ("unit_key", pa.string()),
+    ("run_id", pa.string()),
+    ("registry", pa.string()),
+    ("model", pa.string()),
+    ("version", pa.string()),
+    ("model_digest", pa.string()),
+    ("recipe", pa.string()),
+]
+IDENTITY = tuple(name for name, _ in _IDENTITY)
+"""The columns that every row of every folded table carries; the run and recipe are those that first computed it."""
+
+_TABLES: Mapping[str, Sequence[tuple[str, pa.DataType]]] = {
+    "units": [
+        ("task", pa.string()),
+        ("params", pa.string()),
+        ("status", pa.string()),
+        ("pool", pa.string()),
+        ("node", pa.string()),
+        ("attempt", pa.string()),
+        ("started_at", pa.timestamp("us", "UTC")),
+        ("finished_at", pa.timestamp("us", "UTC")),
+        ("wall_seconds", pa.float64()),
+        ("cpu_seconds", pa.float64()),
+        ("gpu_seconds", pa.float64()),
+        ("peak_memory_bytes", pa.int64()),
+        ("predicted_seconds", pa.float64()),
+        ("model_bytes", pa.int64()),
+        ("parameters", pa.int64()),
+        ("code_version", pa.string()),
+        ("seed", pa.int64()),
+    ],
+    "sensitivity": [
+        ("layer", pa.string()),
+        ("group", pa.string()),
+        ("criterion", pa.string()),
+        ("pattern", pa.string()),
+        ("amount", pa.float64()),
+        ("metric", pa.string()),
+        ("dense_value", pa.float64()),
+        ("value", pa.float64()),
+        ("delta", pa.float64()),
+        ("stderr", pa.float64()),
+        ("samples", pa.int64()),
+        ("tokens", pa.int64()),
+        ("method", pa.string()),
+        ("parameters", pa.int64()),
+    ],
+    "layers": [
+        ("layer", pa.string()),
+        ("parameters", pa.int64()),
+        ("pruned_parameters", pa.int64()),
+        ("amount_asked", pa.float64()),
+        ("amount", pa.float64()),
+        ("reconstruction_error", pa.float64()),
+    ],
+    "artifacts": [
+        ("uri", pa.string()),
+        ("digest", pa.string()),
+        ("dense_bytes", pa.int64()),
+        ("bytes", pa.int64()),
+        ("dense_parameters", pa.int64()),
+        ("parameters", pa.int64()),
+        ("nonzero_parameters", pa.int64()),
+        ("dense_flops", pa.int64()),
+        ("flops", pa.int64()),
+        ("dense_latency_seconds", pa.float64()),
+        ("latency_seconds", pa.float64()),
+        ("runtime", pa.string()),
+    ],
+    "outcomes": [
+        ("example", pa.int64()),
+        ("slices", pa.map_(pa.string(), pa.string())),
+        ("loss", pa.float64()),
+        ("tokens", pa.int64()),
+        ("label", pa.int64()),
+        ("prediction", pa.int64()),
+        ("correct", pa.bool_()),
+        ("probabilities", pa.list_(pa.float32())),
+    ],
+    "evaluations": [
+        ("dataset", pa.string()),
+        ("metric", pa.string()),
+        ("slice", pa.string()),
+        ("samples", pa.int64()),
+        ("dense_value", pa.float64()),
+        ("value", pa.float64()),
+        ("delta", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("flips", pa.int64()),
+        ("kl_divergence", pa.float64()),
+    ],
+    "verdicts": [
+        ("verdict", pa.string()),
+        ("gate", pa.string()),
+        ("slice", pa.string()),
+        ("observed", pa.float64()),
+        ("limit", pa.float64()),
+        ("p_value", pa.float64()),
+        ("samples_needed", pa.int64()),
+    ],
+    "findings": [("kind", pa.string()), ("subject", pa.string()), ("message", pa.string())],
+    "attempts": [
+        ("shard_id", pa.string()),
+        ("attempt", pa.string()),
+        ("pool", pa.string()),
+        ("node", pa.string()),
+        ("failure_class", pa.string()),
+        ("error", pa.string()),
+        ("file", pa.string()),
+        ("line", pa.int64()),
+    ],
+    "runs": [
+        ("fleet", pa.string()),
+        ("started_at", pa.timestamp("us", "UTC")),
+        ("finished_at", pa.timestamp("us", "UTC")),
+        ("outcome", pa.string()),
+        ("exit_code", pa.int64()),
+        ("wanted", pa.int64()),
+        ("done_before", pa.int64()),
+        ("done", pa.int64()),
+        ("failed", pa.int64()),
+        ("impossible", pa.int64()),
+    ],
+    "promotions": [
+        ("alias", pa.string()),
+        ("published_version", pa.string()),
+        ("previous_version", pa.string()),
+        ("artifact_digest", pa.string()),
+        ("at", pa.timestamp("us", "UTC")),
+        ("actor", pa.string()),
+        ("reason", pa.string()),
+    ],
+}
+
+TABLES: Mapping[str, pa.Schema] = {
+    name: pa.schema([*_IDENTITY, *columns]) for name, columns in _TABLES.items()
+}
+"""Table name -> schema, identity columns first."""
+
+RESULT_TABLES: Mapping[str, tuple[str, ...]] = {
+    "sensitivity": ("sensitivity",),
+    "prune": ("layers", "artifacts"),
+    "evaluate": ("outcomes",),
+    "judge": ("evaluations", "verdicts"),
+}
+"""The tables whose rows a task's result object holds; every result may also hold `findings` rows."""
+
+FOLDED = ("units", "sensitivity", "layers", "artifacts", "evaluations", "verdicts", "findings")
+"""Tables folded from result objects. `outcomes` stays in them: one row an example is no index."""
+
+
+def result_schema(task: str) -> pa.Schema:
+    """Columns of a task's result object: `table`, naming the row's table, then the union of its tables' own columns."""
+    fields: dict[str, pa.DataType] = {"table": pa.string()}
+    for name in (*RESULT_TABLES[task], "findings"):
+        for column, kind in _TABLES[name]:
+            known = fields.setdefault(column, kind)
+            assert known == kind, f"{column} has two types in the tables of {task}"
+    return pa.schema(list(fields.items()))
+
+
+def result_table(task: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> pa.Table:
+    """Rows by table name -> one Arrow table; an unknown table or column is a bug and raises."""
+    schema = result_schema(task)
+    rows = []
+    for name, members in tables.items():
+        known = {column for column, _ in _TABLES[name]}
+        for row in members:
+            if unknown := set(row) - known:
+                raise KeyError(f"table {name} has no column {sorted(unknown)}")
+            rows.append({"table": name, **row})
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def rows_of(result: pa.Table, name: str) -> list[dict[str, Any]]:
+    """The rows of one table in a result object, with that table's own columns only."""
+    import pyarrow.compute as pc
+
+    columns = [column for column, _ in _TABLES[name]]
+    part = result.filter(pc.equal(result["table"], name)).select(columns)
+    rows: list[dict[str, Any]] = part.to_pylist(maps_as_pydicts="strict")
+    return rows

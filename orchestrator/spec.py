@@ -1,0 +1,380 @@
+"""Pure. YAML text -> Fleet: what the user writes, checked, with the line and a "did you mean" in every error."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from orchestrator import yamltext
+from orchestrator.errors import SpecError
+
+SCHEMA_FILE = "fleet.schema.json"
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B|B)?\Z")
+_SCALES = {"B": 1, **{f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)}, **{f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}}
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+def size_in_bytes(value: Any) -> Any:
+    """`8GiB`, `500MB` or a plain number -> bytes."""
+    if isinstance(value, str):
+        match = _SIZE.match(value.strip())
+        if not match:
+            raise ValueError("a size is a number of bytes or text such as 8GiB or 500MB")
+        return int(float(match[1]) * _SCALES[match[2] or "B"])
+    return value
+
+
+Size = Annotated[int, BeforeValidator(size_in_bytes), Field(gt=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, use_attribute_docstrings=True)
+
+
+class StoreSpec(_Part):
+    """Where results live. Credentials come from the environment, never from here."""
+
+    url: str
+    """A directory, or s3://bucket/prefix."""
+    endpoint: str | None = None
+    """Of an S3 server that is not AWS; AWS_ENDPOINT_URL is read where this is not set."""
+    region: str | None = None
+    path_style: bool | None = None
+    """Put the bucket in the path; the default is yes where an endpoint is set."""
+
+    @model_validator(mode="after")
+    def _no_credentials(self) -> StoreSpec:
+        for value in (self.url, self.endpoint or ""):
+            if "@" in value.split("://", 1)[-1].split("/", 1)[0]:
+                raise ValueError("credentials do not stand in this file; they come from the environment")
+        return self
+
+
+class DirectoryRegistrySpec(_Part):
+    """Model versions in a directory: PATH/<name>/<version>/config.json, or PATH/<name>/config.json."""
+
+    kind: Literal["directory"]
+    path: str
+
+
+class DatasetSpec(_Part):
+    """A data file: examples, an optional `label`, an optional `split`, and columns to slice by."""
+
+    kind: Literal["text", "arrays"]
+    path: str
+    slice_by: str | tuple[str, ...] = ()
+    """Columns whose values name groups on which quality is also measured."""
+    shape: tuple[Positive, ...] = ()
+    """`arrays` only: the shape of one example."""
+
+    @property
+    def slices(self) -> tuple[str, ...]:
+        """`slice_by` as a tuple."""
+        return (self.slice_by,) if isinstance(self.slice_by, str) else self.slice_by
+
+
+class Match(_Part):
+    """Which model versions a recipe is for: shell-style patterns, all of which must match."""
+
+    registry: str = "*"
+    name: str = "*"
+    version: str = "*"
+    architecture: str = "*"
+
+
+class SensitivitySpec(_Part):
+    """Measure the loss with one layer pruned at a time, at each amount of the grid."""
+
+    dataset: str
+    split: str = "all"
+    samples: Positive | None = None
+    metric: Literal["loss"] = "loss"
+    grid: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    units: Positive | None = None
+    """Into how many units each model is divided; the default follows from its size."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> SensitivitySpec:
+        if list(self.grid) != sorted(set(self.grid)):
+            raise ValueError("grid must be ascending, without repeats")
+        return self
+
+
+class PruneSpec(_Part):
+    """What to remove: by which score, in which pattern, how much, and how it is spread over the layers."""
+
+    criterion: Literal["magnitude", "wanda"]
+    pattern: Annotated[str, StringConstraints(pattern=r"^(unstructured|[1-9][0-9]?:[1-9][0-9]?)$")] = "unstructured"
+    """`unstructured`, or N:M (N of each M consecutive inputs stay), such as 2:4."""
+    amount: Fraction | None = None
+    """The share of the prunable weights to remove; N:M implies it."""
+    scope: Literal["tensor", "row"] | None = None
+    """Within what scores compete; the default is `row` for wanda and `tensor` for magnitude."""
+    allocation: Literal["uniform", "sensitivity"] = "uniform"
+    max_amount: Fraction = 0.95
+    """No layer is pruned beyond this by an allocation that is not uniform."""
+    skip: tuple[str, ...] = ()
+    """Shell-style patterns of layers to leave alone; each must match something."""
+    dataset: str | None = None
+    """Calibration data; the default is that of `sensitivity`."""
+    split: str | None = None
+    samples: Positive | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> PruneSpec:
+        if ":" in self.pattern:
+            kept, group = map(int, self.pattern.split(":"))
+            if kept >= group:
+                raise ValueError(f"pattern {self.pattern} removes nothing: N must be less than M")
+            implied = 1 - kept / group
+            if self.amount is not None and abs(self.amount - implied) > 1e-9:
+                raise ValueError(f"pattern {self.pattern} removes exactly {implied:g}; leave amount out or set it so")
+            if self.allocation != "uniform":
+                raise ValueError(f"pattern {self.pattern} removes the same share everywhere; allocation must be uniform")
+            if self.scope is not None:
+                raise ValueError(f"pattern {self.pattern} has its own scope; leave scope out")
+        elif self.amount is None:
+            raise ValueError("amount is missing: the share of the weights to remove, from 0 to 1")
+        return self
+
+    @property
+    def share(self) -> float:
+        """The share of the prunable weights to remove."""
+        if ":" in self.pattern:
+            kept, group = map(int, self.pattern.split(":"))
+            return 1 - kept / group
+        assert self.amount is not None
+        return self.amount
+
+
+class EvaluateSpec(_Part):
+    """Measure quality, dense and pruned, on the same examples."""
+
+    dataset: str
+    split: str = "all"
+    samples: Positive | None = None
+    metric: Literal["perplexity", "loss", "accuracy"]
+    slices: tuple[str, ...] | None = None
+    """The default is the dataset's `slice_by`."""
+
+
+class GatesSpec(_Part):
+    """How much worse is too much. Accuracy: points lost, 0.02 is two points. Loss, perplexity: relative increase."""
+
+    max_drop: Annotated[float, Field(ge=0.0)] | None = None
+    max_slice_drop: Annotated[float, Field(ge=0.0)] | None = None
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    min_samples: Positive = 10
+    """A slice with fewer examples cannot be judged: inconclusive."""
+
+
+class PublishSpec(_Part):
+    """Where a model that passed goes, and the alias that then points to it."""
+
+    registry: str
+    alias: Name
+
+
+class RecipeSpec(_Part):
+    """How to compress the models that it matches."""
+
+    match: Match = Match()
+    sensitivity: SensitivitySpec | None = None
+    prune: PruneSpec | None = None
+    evaluate: EvaluateSpec | None = None
+    gates: GatesSpec | None = None
+    publish: PublishSpec | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @model_validator(mode="after")
+    def _complete(self) -> RecipeSpec:
+        if self.sensitivity is None and self.prune is None and self.evaluate is None:
+            raise ValueError("a recipe needs at least one of sensitivity, prune, evaluate")
+        if self.sensitivity is not None and self.prune is None:
+            raise ValueError("sensitivity needs prune: it measures the criterion and pattern that prune names")
+        if self.gates is not None and (self.evaluate is None or self.prune is None):
+            raise ValueError("gates need prune and evaluate: they compare the pruned model with the dense one")
+        if self.publish is not None and self.gates is None:
+            raise ValueError("publish needs gates: nothing is published unjudged")
+        if self.gates is not None and self.gates.max_drop is None and self.gates.max_slice_drop is None:
+            raise ValueError("gates need max_drop or max_slice_drop")
+        if self.prune is not None:
+            if self.prune.allocation == "sensitivity" and self.sensitivity is None:
+                raise ValueError("allocation: sensitivity needs a sensitivity step")
+            if self.prune.criterion == "wanda" and self.prune.dataset is None and self.sensitivity is None:
+                raise ValueError("criterion: wanda needs calibration data: set prune.dataset, or a sensitivity step")
+        return self
+
+
+class PoolSpec(_Part):
+    """A class of nodes in a cluster."""
+
+    cpus: Annotated[float, Field(ge=0)] = 0
+    gpus: Annotated[float, Field(ge=0)] = 0
+    memory: Size | None = None
+    cpus_per_shard: Annotated[float, Field(ge=0)] = 1
+    gpus_per_shard: Annotated[float, Field(ge=0)] | None = None
+    """The default is 1 where the pool has GPUs, else 0."""
+    label_selector: Mapping[str, str] = {}
+    price_per_hour: Annotated[float, Field(ge=0)] = 0.0
+    """Of the whole pool."""
+
+    @model_validator(mode="after")
+    def _has_room(self) -> PoolSpec:
+        if self.cpus == 0 and self.gpus == 0:
+            raise ValueError("a pool needs cpus or gpus")
+        if self.cpus_per_shard > self.cpus:
+            raise ValueError(f"cpus_per_shard is {self.cpus_per_shard:g}, but the pool has {self.cpus:g} cpus")
+        if (self.gpus_per_shard or 0) > self.gpus:
+            raise ValueError(f"gpus_per_shard is {self.gpus_per_shard:g}, but the pool has {self.gpus:g} gpus")
+        if self.cpus_per_shard == 0 and not (self.gpus_per_shard or self.gpus):
+            raise ValueError("cpus_per_shard is 0 and there are no gpus: nothing would bound what runs at once")
+        return self
+
+
+class Fleet(_Part):
+    """What the user writes: registries, datasets, recipes, pools, store."""
+
+    version: Literal[1]
+    name: Name
+    store: StoreSpec
+    registries: Annotated[Mapping[Name, DirectoryRegistrySpec], Field(min_length=1)]
+    datasets: Mapping[Name, DatasetSpec] = {}
+    recipes: Annotated[Mapping[Name, RecipeSpec], Field(min_length=1)]
+    pools: Annotated[Mapping[Name, PoolSpec], Field(min_length=1)] = {"local": PoolSpec(cpus=2)}
+    cache_bytes: Size = 20 * 2**30
+    """The most that each node keeps of models and data."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _store_by_url(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("store"), str):
+            return {**data, "store": {"url": data["store"]}}
+        return data
+
+
+def load_fleet(text: str, name: str, base: PurePosixPath) -> Fleet:
+    """The fleet file's text, its name for errors, and the directory that relative paths start from.
+
+    Errors: SpecError, with every mistake found, each with its line.
+    """
+    value, lines = yamltext.parse(text, name)
+    if not isinstance(value, dict):
+        raise SpecError(f"{name}:1: a fleet file is a mapping with the keys version, name, store, registries, …")
+    try:
+        fleet = Fleet.model_validate(value)
+    except ValidationError as error:
+        messages = [_explain(dict(item), value, lines, name) for item in error.errors()]
+        raise SpecError("\n".join(dict.fromkeys(messages))) from None
+    _check_references(fleet, lines, name)
+    return _absolute(fleet, base)
+
+
+def json_schema() -> str:
+    """The JSON Schema of a fleet file, for editors."""
+    schema = Fleet.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "prunefleet fleet file"
+    schema["properties"]["store"] = {"anyOf": [{"type": "string"}, schema["properties"]["store"]]}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _explain(item: dict[str, Any], value: Any, lines: dict[yamltext.Path, int], name: str) -> str:
+    path = tuple(part for part in item["loc"] if part != "[key]")
+    path, line = _nearest(path, lines)
+    where = ".".join(str(part) for part in path)
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known)}"
+        return f"{name}:{line}: {where}: unknown key {path[-1]!r}{hint}"
+    message = item["msg"].removeprefix("Value error, ")
+    given = item.get("input")
+    shown = f" (it is {given!r})" if isinstance(given, str | int | float | bool) and item["type"] != "missing" else ""
+    if item["type"] == "missing":
+        message = f"the key {item['loc'][-1]!r} is missing"
+    return f"{name}:{line}: {where or 'fleet'}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _nearest(path: yamltext.Path, lines: dict[yamltext.Path, int]) -> tuple[yamltext.Path, int]:
+    """The longest part of a pydantic location that stands in the text (union tags do not), and its line."""
+    known: yamltext.Path = ()
+    for part in path:
+        if (*known, part) in lines:
+            known = (*known, part)
+    return known, lines.get(known, 1)
+
+
+def _known_keys(path: yamltext.Path) -> list[str]:
+    """The keys that the part of the fleet at this path has."""
+    model: Any = Fleet
+    fields = {"store": StoreSpec, "registries": DirectoryRegistrySpec, "datasets": DatasetSpec, "recipes": RecipeSpec, "pools": PoolSpec}
+    named = {"registries", "datasets", "recipes", "pools"}
+    steps = {"match": Match, "sensitivity": SensitivitySpec, "prune": PruneSpec, "evaluate": EvaluateSpec, "gates": GatesSpec, "publish": PublishSpec}
+    parts = list(path)
+    if parts:
+        first = str(parts.pop(0))
+        model = fields.get(first, Fleet)
+        if first in named and parts:
+            parts.pop(0)
+        for part in parts:
+            model = steps.get(str(part), model)
+    return list(model.model_fields)
+
+
+def _check_references(fleet: Fleet, lines: dict[yamltext.Path, int], name: str) -> None:
+    problems = []
+
+    def check(path: yamltext.Path, wanted: str | None, known: Mapping[str, Any], kind: str) -> None:
+        if wanted is None or wanted in known:
+            return
+        close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
+        problems.append(f"{name}:{lines.get(path, 1)}: {'.'.join(map(str, path))}: there is no {kind} {wanted!r}{hint}")
+
+    for key, recipe in fleet.recipes.items():
+        at: yamltext.Path = ("recipes", key)
+        if recipe.sensitivity:
+            check((*at, "sensitivity", "dataset"), recipe.sensitivity.dataset, fleet.datasets, "dataset")
+        if recipe.prune:
+            check((*at, "prune", "dataset"), recipe.prune.dataset, fleet.datasets, "dataset")
+        if recipe.evaluate:
+            check((*at, "evaluate", "dataset"), recipe.evaluate.dataset, fleet.datasets, "dataset")
+        if recipe.publish:
+            check((*at, "publish", "registry"), recipe.publish.registry, fleet.registries, "registry")
+        if not any(mark in recipe.match.registry for mark in "*?["):
+            check((*at, "match", "registry"), recipe.match.registry, fleet.registries, "registry")
+    if problems:
+        raise SpecError("\n".join(problems))
+
+
+def _absolute(fleet: Fleet, base: PurePosixPath) -> Fleet:
+    def resolve(path: str) -> str:
+        return str(base / path)
+
+    store = fleet.store if "://" in fleet.store.url else fleet.store.model_copy(update={"url": resolve(fleet.store.url)})
+    return fleet.model_copy(
+        update={
+            "store": store,
+            "registries": {k: r.model_copy(update={"path": resolve(r.path)}) for k, r in fleet.registries.items()},
+            "datasets": {k: d.model_copy(update={"path": resolve(d.path)}) for k, d in fleet.datasets.items()},
+        }
+    )

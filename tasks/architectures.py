@@ -1,9 +1,10 @@
-"""Pure. prunefleet's own architectures, next to those of transformers: name in config.json -> how to build it."""
+"""Pure. prunefleet's own architectures, next to those of transformers: name in config.json -> builder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
@@ -36,7 +37,7 @@ class Architecture:
 class MLPForClassification(nn.Module):
     """A plain multilayer perceptron: linear layers `layers.0` … `layers.N` with an activation between them.
 
-    Config keys: input_size, hidden_sizes (a list, may be empty), num_labels (at least 2), activation (relu or gelu).
+    Config keys: input_size, hidden_sizes (a list, may be empty), num_labels (2 or more), activation (relu, gelu).
     """
 
     def __init__(self, config: Mapping[str, Any]):
@@ -46,9 +47,7 @@ class MLPForClassification(nn.Module):
         hidden = _hidden_sizes(config)
         self.activation = _activation(config)
         sizes = (inputs, *hidden, labels)
-        self.layers = nn.ModuleList(
-            nn.Linear(before, after) for before, after in zip(sizes, sizes[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs: float [batch, input_size] -> logits [batch, num_labels]."""

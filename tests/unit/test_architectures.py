@@ -1,4 +1,4 @@
-"""Pure. The MLP that prunefleet brings along: built from a config, or refused with the key that is at fault."""
+"""Pure. The MLP that prunefleet brings along: built from a config, or refused with the key at fault."""
 
 from __future__ import annotations
 

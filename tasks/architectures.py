@@ -37,7 +37,7 @@ class Architecture:
 class MLPForClassification(nn.Module):
     """A plain multilayer perceptron: linear layers `layers.0` … `layers.N` with an activation between them.
 
-    Config keys: input_size, hidden_sizes (a list, may be empty), num_labels (2 or more), activation (relu, gelu).
+    Config keys: input_size, hidden_sizes (a list, may be empty), num_labels (>= 2), activation (relu, gelu).
     """
 
     def __init__(self, config: Mapping[str, Any]):

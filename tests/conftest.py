@@ -110,7 +110,7 @@ def make_tiny_model(
     dtype: str = "float32",
     config: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write an untrained model in Hugging Face layout, with a byte tokenizer if it reads text; gives `directory`.
+    """Write an untrained model in Hugging Face layout, with a tokenizer if it reads text; gives `directory`.
 
     `config` overrides single keys of the tiny configuration. The same arguments give the same bytes.
     """
@@ -145,8 +145,8 @@ def make_tiny_model(
 def make_tiny_data(directory: Path, examples: int = 12, seed: int = 0) -> dict[str, Path]:
     """Write three small datasets that fit the tiny models, each with `examples` rows in either split.
 
-    `text` (JSON lines: text, topic), `sections` (JSON lines: text, label as text, topic) and `arrays` (Parquet:
-    64 inputs, label as a number, digit); the splits are `calibration` and `test`. Gives name -> file.
+    `text` (JSON lines: text, topic), `sections` (JSON lines: text, label as text, topic) and `arrays`
+    (Parquet: 64 inputs, label as a number, digit); the splits are `calibration` and `test`. Gives name -> file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

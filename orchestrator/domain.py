@@ -191,6 +191,8 @@ class FailureClass(StrEnum):
     PERMISSION = "permission"
     POISON = "poison"
     BAD_INPUT = "bad_input"
+    CHANGED = "changed"
+    """The model is no longer what was planned; the next plan sees the new one."""
     UPSTREAM = "upstream"
     """A unit that it needs failed: not tried at all."""
     INTERNAL = "internal"

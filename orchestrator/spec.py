@@ -25,7 +25,11 @@ from orchestrator.errors import SpecError
 SCHEMA_FILE = "fleet.schema.json"
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B|B)?\Z")
-_SCALES = {"B": 1, **{f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)}, **{f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}}
+_SCALES = {
+    "B": 1,
+    **{f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)},
+    **{f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)},
+}
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -122,7 +126,9 @@ class PruneSpec(_Part):
     """What to remove: by which score, in which pattern, how much, and how it is spread over the layers."""
 
     criterion: Literal["magnitude", "wanda"]
-    pattern: Annotated[str, StringConstraints(pattern=r"^(unstructured|[1-9][0-9]?:[1-9][0-9]?)$")] = "unstructured"
+    pattern: Annotated[str, StringConstraints(pattern=r"^(unstructured|[1-9][0-9]?:[1-9][0-9]?)$")] = (
+        "unstructured"
+    )
     """`unstructured`, or N:M (N of each M consecutive inputs stay), such as 2:4."""
     amount: Fraction | None = None
     """The share of the prunable weights to remove; N:M implies it."""
@@ -146,9 +152,13 @@ class PruneSpec(_Part):
                 raise ValueError(f"pattern {self.pattern} removes nothing: N must be less than M")
             implied = 1 - kept / group
             if self.amount is not None and abs(self.amount - implied) > 1e-9:
-                raise ValueError(f"pattern {self.pattern} removes exactly {implied:g}; leave amount out or set it so")
+                raise ValueError(
+                    f"pattern {self.pattern} removes exactly {implied:g}; leave amount out or set it so"
+                )
             if self.allocation != "uniform":
-                raise ValueError(f"pattern {self.pattern} removes the same share everywhere; allocation must be uniform")
+                raise ValueError(
+                    f"pattern {self.pattern} removes the same share everywhere; allocation must be uniform"
+                )
             if self.scope is not None:
                 raise ValueError(f"pattern {self.pattern} has its own scope; leave scope out")
         elif self.amount is None:
@@ -209,9 +219,13 @@ class RecipeSpec(_Part):
         if self.sensitivity is None and self.prune is None and self.evaluate is None:
             raise ValueError("a recipe needs at least one of sensitivity, prune, evaluate")
         if self.sensitivity is not None and self.prune is None:
-            raise ValueError("sensitivity needs prune: it measures the criterion and pattern that prune names")
+            raise ValueError(
+                "sensitivity needs prune: it measures the criterion and pattern that prune names"
+            )
         if self.gates is not None and (self.evaluate is None or self.prune is None):
-            raise ValueError("gates need prune and evaluate: they compare the pruned model with the dense one")
+            raise ValueError(
+                "gates need prune and evaluate: they compare the pruned model with the dense one"
+            )
         if self.publish is not None and self.gates is None:
             raise ValueError("publish needs gates: nothing is published unjudged")
         if self.gates is not None and self.gates.max_drop is None and self.gates.max_slice_drop is None:
@@ -220,7 +234,9 @@ class RecipeSpec(_Part):
             if self.prune.allocation == "sensitivity" and self.sensitivity is None:
                 raise ValueError("allocation: sensitivity needs a sensitivity step")
             if self.prune.criterion == "wanda" and self.prune.dataset is None and self.sensitivity is None:
-                raise ValueError("criterion: wanda needs calibration data: set prune.dataset, or a sensitivity step")
+                raise ValueError(
+                    "criterion: wanda needs calibration data: set prune.dataset, or a sensitivity step"
+                )
         return self
 
 
@@ -242,11 +258,17 @@ class PoolSpec(_Part):
         if self.cpus == 0 and self.gpus == 0:
             raise ValueError("a pool needs cpus or gpus")
         if self.cpus_per_shard > self.cpus:
-            raise ValueError(f"cpus_per_shard is {self.cpus_per_shard:g}, but the pool has {self.cpus:g} cpus")
+            raise ValueError(
+                f"cpus_per_shard is {self.cpus_per_shard:g}, but the pool has {self.cpus:g} cpus"
+            )
         if (self.gpus_per_shard or 0) > self.gpus:
-            raise ValueError(f"gpus_per_shard is {self.gpus_per_shard:g}, but the pool has {self.gpus:g} gpus")
+            raise ValueError(
+                f"gpus_per_shard is {self.gpus_per_shard:g}, but the pool has {self.gpus:g} gpus"
+            )
         if self.cpus_per_shard == 0 and not (self.gpus_per_shard or self.gpus):
-            raise ValueError("cpus_per_shard is 0 and there are no gpus: nothing would bound what runs at once")
+            raise ValueError(
+                "cpus_per_shard is 0 and there are no gpus: nothing would bound what runs at once"
+            )
         return self
 
 
@@ -278,7 +300,9 @@ def load_fleet(text: str, name: str, base: PurePosixPath) -> Fleet:
     """
     value, lines = yamltext.parse(text, name)
     if not isinstance(value, dict):
-        raise SpecError(f"{name}:1: a fleet file is a mapping with the keys version, name, store, registries, …")
+        raise SpecError(
+            f"{name}:1: a fleet file is a mapping with the keys version, name, store, registries, …"
+        )
     try:
         fleet = Fleet.model_validate(value)
     except ValidationError as error:
@@ -308,7 +332,11 @@ def _explain(item: dict[str, Any], value: Any, lines: dict[yamltext.Path, int], 
         return f"{name}:{line}: {where}: unknown key {path[-1]!r}{hint}"
     message = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
-    shown = f" (it is {given!r})" if isinstance(given, str | int | float | bool) and item["type"] != "missing" else ""
+    shown = (
+        f" (it is {given!r})"
+        if isinstance(given, str | int | float | bool) and item["type"] != "missing"
+        else ""
+    )
     if item["type"] == "missing":
         message = f"the key {item['loc'][-1]!r} is missing"
     return f"{name}:{line}: {where or 'fleet'}: {message[0].lower()}{message[1:]}{shown}"
@@ -326,9 +354,22 @@ def _nearest(path: yamltext.Path, lines: dict[yamltext.Path, int]) -> tuple[yaml
 def _known_keys(path: yamltext.Path) -> list[str]:
     """The keys that the part of the fleet at this path has."""
     model: Any = Fleet
-    fields = {"store": StoreSpec, "registries": DirectoryRegistrySpec, "datasets": DatasetSpec, "recipes": RecipeSpec, "pools": PoolSpec}
+    fields = {
+        "store": StoreSpec,
+        "registries": DirectoryRegistrySpec,
+        "datasets": DatasetSpec,
+        "recipes": RecipeSpec,
+        "pools": PoolSpec,
+    }
     named = {"registries", "datasets", "recipes", "pools"}
-    steps = {"match": Match, "sensitivity": SensitivitySpec, "prune": PruneSpec, "evaluate": EvaluateSpec, "gates": GatesSpec, "publish": PublishSpec}
+    steps = {
+        "match": Match,
+        "sensitivity": SensitivitySpec,
+        "prune": PruneSpec,
+        "evaluate": EvaluateSpec,
+        "gates": GatesSpec,
+        "publish": PublishSpec,
+    }
     parts = list(path)
     if parts:
         first = str(parts.pop(0))
@@ -348,7 +389,9 @@ def _check_references(fleet: Fleet, lines: dict[yamltext.Path, int], name: str) 
             return
         close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
-        problems.append(f"{name}:{lines.get(path, 1)}: {'.'.join(map(str, path))}: there is no {kind} {wanted!r}{hint}")
+        problems.append(
+            f"{name}:{lines.get(path, 1)}: {'.'.join(map(str, path))}: there is no {kind} {wanted!r}{hint}"
+        )
 
     for key, recipe in fleet.recipes.items():
         at: yamltext.Path = ("recipes", key)
@@ -370,11 +413,19 @@ def _absolute(fleet: Fleet, base: PurePosixPath) -> Fleet:
     def resolve(path: str) -> str:
         return str(base / path)
 
-    store = fleet.store if "://" in fleet.store.url else fleet.store.model_copy(update={"url": resolve(fleet.store.url)})
+    store = (
+        fleet.store
+        if "://" in fleet.store.url
+        else fleet.store.model_copy(update={"url": resolve(fleet.store.url)})
+    )
     return fleet.model_copy(
         update={
             "store": store,
-            "registries": {k: r.model_copy(update={"path": resolve(r.path)}) for k, r in fleet.registries.items()},
-            "datasets": {k: d.model_copy(update={"path": resolve(d.path)}) for k, d in fleet.datasets.items()},
+            "registries": {
+                k: r.model_copy(update={"path": resolve(r.path)}) for k, r in fleet.registries.items()
+            },
+            "datasets": {
+                k: d.model_copy(update={"path": resolve(d.path)}) for k, d in fleet.datasets.items()
+            },
         }
     )

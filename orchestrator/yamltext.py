@@ -30,11 +30,15 @@ def parse(text: str, name: str) -> tuple[Any, dict[Path, int]]:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise SpecError(f"{name}:{event.start_mark.line + 1}: anchors and aliases are not used here; write the value out")
+                raise SpecError(
+                    f"{name}:{event.start_mark.line + 1}: anchors and aliases are not used here; write the value out"
+                )
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise SpecError(f"{name}:{mark.line + 1 if mark else 1}: not valid YAML: {error.problem or error.context}") from None
+        raise SpecError(
+            f"{name}:{mark.line + 1 if mark else 1}: not valid YAML: {error.problem or error.context}"
+        ) from None
     except (yaml.YAMLError, RecursionError) as error:
         raise SpecError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
     if root is None:

@@ -75,11 +75,17 @@ class Product:
 class BadInput(Exception):
     """The model, the dataset or the parameters are at fault; trying again cannot help."""
 
-    def __init__(self, what: str, *, why: str, do: str, file: str = "", tensor: str = "", line: int | None = None):
+    def __init__(
+        self, what: str, *, why: str, do: str, file: str = "", tensor: str = "", line: int | None = None
+    ):
         self.what, self.why, self.do, self.file, self.tensor, self.line = what, why, do, file, tensor, line
         where = ", ".join(
             part
-            for part in (file, f"tensor {tensor}" if tensor else "", f"line {line}" if line is not None else "")
+            for part in (
+                file,
+                f"tensor {tensor}" if tensor else "",
+                f"line {line}" if line is not None else "",
+            )
             if part
         )
         super().__init__(f"{what}{f' ({where})' if where else ''}: {why}. {do}")

@@ -1,0 +1,273 @@
+"""Pure. A compressed model beside its dense parent on the same examples: values, change, interval, per slice."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.statistics import (
+    Floats,
+    bootstrap_bounds,
+    bootstrap_ratios,
+    mcnemar_p,
+    sign_flip_p,
+    tango_bound,
+    tango_interval,
+)
+from tasks.contract import Finding
+
+Row = Mapping[str, Any]
+Index = NDArray[np.intp]
+
+ALL = "all"
+"""The name of the slice that holds every example."""
+NO_VALUE = "(none)"
+"""Stands for the value of an example that has none in a slice column; no example is left out."""
+_LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)  # a softmax in float32 underflows to exactly 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One slice, dense against compressed. Numbers are None where `problem` says why they cannot be had."""
+
+    slice: str
+    samples: int
+    dense_value: float | None = None
+    value: float | None = None
+    drop: float | None = None
+    """How much worse: accuracy points lost, or the relative increase of loss or perplexity."""
+    ci_low: float | None = None
+    ci_high: float | None = None
+    """Of value - dense_value. For loss and perplexity: of the relative change, scaled by this dense value."""
+    drop_bound: float | None = None
+    """One-sided upper bound of the drop."""
+    p_value: float | None = None
+    """One-sided: how likely at least this drop is where nothing changed."""
+    spread: float | None = None
+    """Variance of one example's change, for planning sample sizes; the flip rate for accuracy."""
+    flips: int | None = None
+    kl_divergence: float | None = None
+    problem: Finding | None = None
+
+    @property
+    def delta(self) -> float | None:
+        """Value - dense value."""
+        return None if self.value is None or self.dense_value is None else self.value - self.dense_value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """The same examples, dense and compressed, in order of their number. NaN stands for what is not there."""
+
+    examples: tuple[int, ...]
+    dense_loss: Floats
+    loss: Floats
+    tokens: Floats
+    dense_correct: Floats
+    correct: Floats
+    kl: Floats
+    slices: tuple[Mapping[str, str | None], ...]
+
+
+def pair(dense: Sequence[Row], pruned: Sequence[Row]) -> Pairs | Finding:
+    """Outcome rows of both models matched by example, or why they are not about the same examples."""
+    ours = {int(row["example"]): row for row in dense}
+    theirs = {int(row["example"]): row for row in pruned}
+    if len(ours) != len(dense) or len(theirs) != len(pruned):
+        return _differ("an example stands twice in the outcomes of one model")
+    if odd := sorted(ours.keys() ^ theirs.keys()):
+        return _differ(f"{len(odd)} examples were seen by one model only, first example {odd[0]}")
+    for example in sorted(ours):
+        for column in ("label", "tokens", "slices"):
+            if _given(ours[example], column) != _given(theirs[example], column):
+                return _differ(f"example {example} has another {column} for the compressed model")
+    order = sorted(ours)
+    return Pairs(
+        examples=tuple(order),
+        dense_loss=_numbers(ours, order, "loss"),
+        loss=_numbers(theirs, order, "loss"),
+        tokens=_numbers(ours, order, "tokens"),
+        dense_correct=_numbers(ours, order, "correct"),
+        correct=_numbers(theirs, order, "correct"),
+        kl=np.array([_kl(ours[i].get("probabilities"), theirs[i].get("probabilities")) for i in order]),
+        slices=tuple(ours[i].get("slices") or {} for i in order),
+    )
+
+
+def group(pairs: Pairs, columns: Sequence[str]) -> tuple[dict[str, Index], tuple[Finding, ...]]:
+    """Slice name -> positions of its examples, the whole first; and the columns that no example has."""
+    groups = {ALL: np.arange(len(pairs.slices))}
+    missing = []
+    for column in columns:
+        if not any(column in slices for slices in pairs.slices):
+            message = (
+                "No example has this slice column: its slices cannot be judged. Name a column of the dataset."
+            )
+            missing.append(Finding(kind="missing_slice", subject=column, message=message))
+            continue
+        values = [_value(slices.get(column)) for slices in pairs.slices]
+        members: dict[str, list[int]] = {}
+        for position, value in enumerate(values):
+            members.setdefault(value, []).append(position)
+        groups |= {f"{column}={value}": np.array(members[value]) for value in sorted(members)}
+    return groups, tuple(missing)
+
+
+def compare(
+    pairs: Pairs, name: str, index: Index, *, metric: str, confidence: float, seed: int
+) -> Comparison:
+    """One slice measured in one metric; it has its own random numbers, so that other slices do not move it."""
+    if len(index) == 0:
+        return _cannot(name, index, "no_examples", "There are no examples. Check the dataset and its split.")
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogatepass"))])
+    match metric:
+        case "accuracy":
+            return _accuracy(pairs, name, index, confidence)
+        case "loss" | "perplexity":
+            return _loss(pairs, name, index, metric, confidence, rng)
+    raise ValueError(f"there is no metric {metric!r}; known: accuracy, loss, perplexity")
+
+
+def _accuracy(pairs: Pairs, name: str, index: Index, confidence: float) -> Comparison:
+    dense, pruned = pairs.dense_correct[index], pairs.correct[index]
+    unknown = int((np.isnan(dense) | np.isnan(pruned)).sum())
+    if unknown:
+        message = f"{unknown} of {len(index)} examples are neither right nor wrong. Accuracy needs labels."
+        return _cannot(name, index, "not_computable", message)
+    samples = len(index)
+    worse, better = int((dense > pruned).sum()), int((dense < pruned).sum())
+    low, high = tango_interval(worse, better, samples, confidence)
+    return Comparison(
+        slice=name,
+        samples=samples,
+        dense_value=int(dense.sum()) / samples,
+        value=int(pruned.sum()) / samples,
+        drop=(worse - better) / samples,
+        ci_low=-high,
+        ci_high=-low,
+        drop_bound=tango_bound(worse, better, samples, confidence),
+        p_value=mcnemar_p(worse, better),
+        spread=(worse + better) / samples,
+        flips=worse + better,
+        kl_divergence=_mean_kl(pairs, index),
+    )
+
+
+def _loss(
+    pairs: Pairs, name: str, index: Index, metric: str, confidence: float, rng: np.random.Generator
+) -> Comparison:
+    dense, pruned, tokens = pairs.dense_loss[index], pairs.loss[index], pairs.tokens[index]
+    if metric == "loss" and np.isnan(tokens).all():
+        tokens = np.ones(len(index))  # a classifier's loss is a mean over examples
+    broken = ~(np.isfinite(dense) & np.isfinite(pruned))
+    if broken.any():
+        which = f"{int(broken.sum())} of {len(index)} examples have no finite loss"
+        first = pairs.examples[int(index[broken.argmax()])]
+        message = f"{which}, first example {first}. A model that yields NaN or infinity is broken."
+        return _cannot(name, index, "not_finite", message)
+    if not np.isfinite(tokens).all() or tokens.sum() <= 0:
+        message = f"The outcomes count no predicted tokens, over which {metric} is a mean. Use accuracy."
+        return _cannot(name, index, "not_computable", message)
+    total = math.fsum(tokens)
+    dense_mean, mean = math.fsum(dense) / total, math.fsum(pruned) / total
+    is_perplexity = metric == "perplexity"
+    dense_value, value = (_exp(dense_mean), _exp(mean)) if is_perplexity else (dense_mean, mean)
+    if dense_value <= 0 or not math.isfinite(dense_value):
+        message = f"The dense {metric} is {dense_value:g}, so that a relative change of it means nothing."
+        return _cannot(name, index, "not_computable", message)
+    base = tokens if is_perplexity else dense
+    change = math.fsum(pruned - dense) / math.fsum(base)
+    low, high, bound = _bootstrap(pruned - dense, base, confidence, rng)
+    if is_perplexity:
+        change = _expm1(change)
+        low, high, bound = (None if end is None else _expm1(end) for end in (low, high, bound))
+    return Comparison(
+        slice=name,
+        samples=len(index),
+        dense_value=dense_value,
+        value=value,
+        drop=change,
+        ci_low=None if low is None else low * dense_value,
+        ci_high=None if high is None else high * dense_value,
+        drop_bound=bound,
+        p_value=sign_flip_p(pruned - dense, rng),
+        spread=_spread(pruned - dense, base),
+        kl_divergence=_mean_kl(pairs, index),
+    )
+
+
+def _bootstrap(
+    numerator: Floats, denominator: Floats, confidence: float, rng: np.random.Generator
+) -> tuple[float | None, float | None, float | None]:
+    """Two-sided interval and one-sided upper bound of a ratio of sums; None for a single example."""
+    samples = len(numerator)
+    if samples < 2:
+        return None, None, None
+    draws = bootstrap_ratios(numerator, denominator, rng)
+    if not np.isfinite(draws).all():
+        return None, None, None
+    low, high = bootstrap_bounds(draws, samples, (1 - confidence) / 2)
+    return low, high, bootstrap_bounds(draws, samples, 1 - confidence)[1]
+
+
+def _spread(numerator: Floats, denominator: Floats) -> float:
+    """Variance of one example's share in a ratio of sums, by the delta method."""
+    share = (numerator - denominator * (numerator.sum() / denominator.sum())) / denominator.mean()
+    return float((share**2).mean())
+
+
+def _mean_kl(pairs: Pairs, index: Index) -> float | None:
+    known = pairs.kl[index]
+    return None if np.isnan(known).any() else math.fsum(known) / len(index)
+
+
+def _kl(dense: Sequence[float] | None, pruned: Sequence[float] | None) -> float:
+    """KL divergence in nats from the dense to the compressed prediction; NaN where one is missing."""
+    if not dense or not pruned or len(dense) != len(pruned):
+        return math.nan
+    p, q = np.asarray(dense, dtype=np.float64), np.asarray(pruned, dtype=np.float64)
+    if not (np.isfinite(p).all() and np.isfinite(q).all()) or min(p.min(), q.min()) < 0:
+        return math.nan
+    p, q = np.maximum(p, _LEAST_PROBABILITY), np.maximum(q, _LEAST_PROBABILITY)
+    return max(0.0, float((p * np.log(p / q)).sum()))
+
+
+def _numbers(rows: Mapping[int, Row], order: Sequence[int], column: str) -> Floats:
+    values = (rows[example].get(column) for example in order)
+    return np.array([math.nan if value is None else float(value) for value in values], dtype=np.float64)
+
+
+def _given(row: Row, column: str) -> Any:
+    value = row.get(column)
+    return dict(value or {}) if column == "slices" else value
+
+
+def _value(value: str | None) -> str:
+    return NO_VALUE if value is None else str(value)
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 709 else math.inf
+
+
+def _expm1(value: float) -> float:
+    return math.expm1(value) if value < 709 else math.inf
+
+
+def _differ(what: str) -> Finding:
+    message = (
+        f"The two models were not measured on the same examples: {what}. Evaluate both again on one dataset."
+    )
+    return Finding(kind="examples_differ", subject=ALL, message=message)
+
+
+def _cannot(name: str, index: Index, kind: str, message: str) -> Comparison:
+    return Comparison(
+        slice=name, samples=len(index), problem=Finding(kind=kind, subject=name, message=message)
+    )

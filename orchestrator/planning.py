@@ -1,0 +1,289 @@
+"""Pure. A fleet, a catalog and what is done -> the plan: what is left, and why for everything that cannot be."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from orchestrator.domain import Catalog, Chain, DataRef, Impossible, ModelVersion, Plan, Step, TaskName, Unit
+from orchestrator.identity import digest
+from orchestrator.spec import DatasetSpec, Fleet, Match, RecipeSpec
+from tasks.contract import TASK_VERSIONS
+
+VERSIONS: Mapping[str, int] = {**TASK_VERSIONS, "judge": 1}
+
+PARAMETERS_PER_SENSITIVITY_UNIT = (
+    20_000_000  # a unit of this size is minutes on a CPU, so a lost one costs little
+)
+MAX_SENSITIVITY_UNITS = 64
+MADE_BY_US = (
+    "prunefleet"  # a version with this tag is an artifact: compressing it again must be asked for elsewhere
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFile:
+    """A dataset's file as found on disk; `problem` says why it cannot be used."""
+
+    path: str
+    digest: str
+    bytes: int
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Steps:
+    """The steps of one recipe, before it meets a model."""
+
+    sensitivity: Step | None
+    prune: Step | None
+    evaluate: Step | None
+    judge: Step | None
+
+
+def build_plan(
+    fleet: Fleet,
+    catalog: Catalog,
+    completed: frozenset[str],
+    data: Mapping[str, DataFile],
+    quarantined: Mapping[str, str],
+) -> Plan:
+    """The set difference `wanted - done`, with its order.
+
+    `completed`: unit keys that have a result. `data`: dataset name -> its file. `quarantined`: unit key -> reason.
+    """
+    units: dict[str, Unit] = {}
+    chains: list[Chain] = []
+    impossible: list[Impossible] = _broken(fleet, catalog)
+    for name, recipe in fleet.recipes.items():
+        problems = sorted(
+            {f"dataset {d}: {data[d].problem}" for d in _datasets_of(recipe) if data[d].problem}
+        )
+        if problems:
+            impossible.append(Impossible(subject=f"recipe {name}", recipe=name, reason="; ".join(problems)))
+            continue
+        matched = [model for model in catalog.versions if _matches(recipe.match, model)]
+        if not matched:
+            impossible.append(
+                Impossible(subject=f"recipe {name}", recipe=name, reason=_nothing_matched(recipe, catalog))
+            )
+            continue
+        steps = _steps_of(recipe, fleet, data)
+        for model in matched:
+            if not model.problem:
+                chains.append(_add_chain(units, name, recipe, steps, model))
+    held_back = _held_back(units, quarantined)
+    done = frozenset(key for key in units if key in completed)
+    return Plan(
+        fleet=fleet.name,
+        units=units,
+        done=done,
+        todo=tuple(key for key in units if key not in done and key not in held_back),
+        impossible=tuple(impossible),
+        quarantined={key: reason for key, reason in quarantined.items() if key in units and key not in done},
+        chains=tuple(chains),
+    )
+
+
+def unit_key(
+    step: Step, model_digest: str, needs: tuple[str, ...] = (), part: int = 0, parts: int = 1
+) -> str:
+    """The name of a unit of work: the digest of everything its result depends on, and of nothing else."""
+    text = "|".join(("unit", "1", step.digest, model_digest, f"{part}/{parts}", ",".join(needs)))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sensitivity_units(model: ModelVersion, asked: int | None) -> int:
+    """Into how many units a model's sensitivity analysis is divided: by its size only, so that keys are stable."""
+    if asked is not None:
+        return asked
+    return max(1, min(MAX_SENSITIVITY_UNITS, ceil(model.parameters / PARAMETERS_PER_SENSITIVITY_UNIT)))
+
+
+def dependents(units: Mapping[str, Unit]) -> dict[str, list[str]]:
+    """Unit key -> the units that read its result."""
+    readers: dict[str, list[str]] = {}
+    for key, unit in units.items():
+        for need in unit.needs:
+            readers.setdefault(need, []).append(key)
+    return readers
+
+
+def datasets_wanted(fleet: Fleet) -> tuple[str, ...]:
+    """Names of the datasets that some recipe reads."""
+    return tuple(sorted({name for recipe in fleet.recipes.values() for name in _datasets_of(recipe)}))
+
+
+def _held_back(units: Mapping[str, Unit], quarantined: Mapping[str, str]) -> set[str]:
+    held = set()
+    for key, unit in units.items():
+        if key in quarantined or any(need in held for need in unit.needs):
+            held.add(key)
+    return held
+
+
+def _datasets_of(recipe: RecipeSpec) -> set[str]:
+    names = (
+        recipe.sensitivity.dataset if recipe.sensitivity else None,
+        recipe.prune.dataset if recipe.prune else None,
+        recipe.evaluate.dataset if recipe.evaluate else None,
+    )
+    return {name for name in names if name}
+
+
+def _matches(match: Match, model: ModelVersion) -> bool:
+    return (
+        MADE_BY_US not in model.tags
+        and fnmatch.fnmatchcase(model.registry, match.registry)
+        and fnmatch.fnmatchcase(model.name, match.name)
+        and fnmatch.fnmatchcase(model.version, match.version)
+        and (fnmatch.fnmatchcase(model.architecture, match.architecture) or _broken_beyond_knowing(model))
+    )
+
+
+def _broken_beyond_knowing(model: ModelVersion) -> bool:
+    return bool(model.problem) and not model.architecture
+
+
+def _broken(fleet: Fleet, catalog: Catalog) -> list[Impossible]:
+    found = []
+    for model in catalog.versions:
+        if model.problem:
+            wanting = [name for name, recipe in fleet.recipes.items() if _matches(recipe.match, model)]
+            if wanting:
+                found.append(Impossible(subject=model.id, recipe=", ".join(wanting), reason=model.problem))
+    return found
+
+
+def _nothing_matched(recipe: RecipeSpec, catalog: Catalog) -> str:
+    asked = (
+        ", ".join(f"{key}: {value}" for key, value in recipe.match.model_dump().items() if value != "*")
+        or "everything"
+    )
+    seen = sorted(
+        {
+            model.architecture
+            for model in catalog.versions
+            if model.architecture and MADE_BY_US not in model.tags
+        }
+    )
+    there = f"the architectures there are {', '.join(seen[:12])}" if seen else "there are none at all"
+    return f"it matches none of the {len(catalog.versions)} model versions found ({asked}); {there}"
+
+
+def _data_ref(
+    name: str, spec: DatasetSpec, file: DataFile, split: str, samples: int | None, slices: tuple[str, ...]
+) -> DataRef:
+    return DataRef(
+        name=name, path=file.path, digest=file.digest, bytes=file.bytes, kind=spec.kind, split=split,
+        slices=slices, shape=spec.shape, samples=samples,
+    )  # fmt: skip
+
+
+def _step(task: TaskName, params: Mapping[str, Any], data: DataRef | None, seed: int) -> Step:
+    identity = {
+        "task": task.value,
+        "version": VERSIONS[task.value],
+        "params": params,
+        "seed": seed,
+        "data": None
+        if data is None
+        else [data.digest, data.kind, data.split, list(data.slices), list(data.shape), data.samples],
+    }
+    return Step(task=task, params=params, data=data, seed=seed, digest=digest(identity))
+
+
+def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) -> _Steps:
+    def ref(name: str, split: str, samples: int | None, slices: tuple[str, ...] = ()) -> DataRef:
+        return _data_ref(name, fleet.datasets[name], data[name], split, samples, slices)
+
+    sensitivity = prune = evaluate = judge = None
+    mask: dict[str, Any] = {}
+    if recipe.prune:
+        scope = recipe.prune.scope or ("row" if recipe.prune.criterion == "wanda" else "tensor")
+        mask = {
+            "criterion": recipe.prune.criterion,
+            "pattern": recipe.prune.pattern,
+            "scope": None if ":" in recipe.prune.pattern else scope,
+            "skip": list(recipe.prune.skip),
+        }
+    if recipe.sensitivity and recipe.prune:
+        asked = recipe.sensitivity
+        calibration = ref(asked.dataset, asked.split, asked.samples)
+        params = {**mask, "grid": list(asked.grid), "metric": asked.metric}
+        sensitivity = _step(TaskName.SENSITIVITY, params, calibration, recipe.seed)
+    if recipe.prune:
+        params = {
+            **mask,
+            "amount": recipe.prune.share,
+            "allocation": recipe.prune.allocation,
+            "max_amount": recipe.prune.max_amount if recipe.prune.allocation != "uniform" else 1.0,
+        }
+        prune = _step(TaskName.PRUNE, params, _calibration_of(recipe, ref), recipe.seed)
+    if recipe.evaluate:
+        asked_slices = recipe.evaluate.slices
+        slices = fleet.datasets[recipe.evaluate.dataset].slices if asked_slices is None else asked_slices
+        examples = ref(recipe.evaluate.dataset, recipe.evaluate.split, recipe.evaluate.samples, slices)
+        evaluate = _step(TaskName.EVALUATE, {}, examples, 0)
+        if recipe.prune:
+            gates = recipe.gates.model_dump() if recipe.gates else None
+            params = {
+                "metric": recipe.evaluate.metric,
+                "dataset": recipe.evaluate.dataset,
+                "slices": list(slices),
+                "gates": gates,
+            }
+            judge = _step(TaskName.JUDGE, params, None, recipe.seed)
+    return _Steps(sensitivity=sensitivity, prune=prune, evaluate=evaluate, judge=judge)
+
+
+def _calibration_of(recipe: RecipeSpec, ref: Any) -> DataRef | None:
+    """A criterion that looks at weights alone gets no data, so that other data does not make another unit."""
+    assert recipe.prune
+    if recipe.prune.criterion == "magnitude":
+        return None
+    shared = recipe.sensitivity
+    name = recipe.prune.dataset or (shared.dataset if shared else None)
+    assert name, "the spec has checked that calibration data is there"
+    own_data = recipe.prune.dataset is not None
+    split = recipe.prune.split or (shared.split if shared and not own_data else "all")
+    samples = recipe.prune.samples or (shared.samples if shared and not own_data else None)
+    found: DataRef = ref(name, split, samples)
+    return found
+
+
+def _add_chain(
+    units: dict[str, Unit], name: str, recipe: RecipeSpec, steps: _Steps, model: ModelVersion
+) -> Chain:
+    wanted: list[str] = []
+
+    def add(step: Step, needs: tuple[str, ...] = (), part: int = 0, parts: int = 1) -> str:
+        key = unit_key(step, model.digest, needs, part, parts)
+        wanted.append(key)
+        if key not in units:
+            units[key] = Unit(
+                key=key, step=step, model=model, recipe=name, needs=needs, part=part, parts=parts
+            )
+        return key
+
+    measured: tuple[str, ...] = ()
+    prune = dense = pruned = judge = ""
+    if steps.sensitivity:
+        parts = sensitivity_units(model, recipe.sensitivity.units if recipe.sensitivity else None)
+        measured = tuple(add(steps.sensitivity, part=part, parts=parts) for part in range(parts))
+    if steps.prune:
+        reads = measured if steps.prune.params["allocation"] == "sensitivity" else ()
+        prune = add(steps.prune, needs=reads)
+    if steps.evaluate:
+        dense = add(steps.evaluate)
+        if prune:
+            pruned = add(steps.evaluate, needs=(prune,))
+    if steps.judge:
+        judge = add(steps.judge, needs=(dense, pruned))
+    return Chain(
+        recipe=name, model=model, units=tuple(wanted), prune=prune, dense=dense, pruned=pruned, judge=judge
+    )

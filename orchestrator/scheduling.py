@@ -1,0 +1,429 @@
+"""Pure. The scheduler's brain: `observe` takes in what happened, `decide` says what to start, cancel or stop.
+
+Neither has a clock, a disk, a network or Ray: time comes in as `at`. `Progress` is changed by `observe` and `decide`
+alone, so the same events always lead to the same decisions; the real controller and the simulator share this file.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from orchestrator import retry
+from orchestrator.costs import Costs
+from orchestrator.domain import Failure, FailureClass, Plan, Pool, Shard, UnitReport, UnitStatus
+from orchestrator.placement import fits
+from orchestrator.planning import dependents
+from orchestrator.ports import AttemptEnded
+from orchestrator.ready import Cell, Ready
+from orchestrator.retry import Action
+
+SHARDS_PER_SLOT = 4.0  # enough that the last ones even out, few enough that a shard is worth its start
+MIN_SHARD_SECONDS, MAX_SHARD_SECONDS = 2.0, 120.0
+MIN_DEADLINE_SECONDS = 3600.0  # estimates of a cold start may be far off; a deadline is for what hangs
+DEADLINE_FACTOR = 20.0
+KILL_AFTER_SECONDS = 30.0  # from asking an attempt to stop until it is killed
+STARVED_SECONDS = 120.0  # without any slot anywhere, while work is waiting
+
+
+class UnitState(StrEnum):
+    """Where a unit of this run stands."""
+
+    WAITING = "waiting"
+    READY = "ready"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Start this attempt."""
+
+    attempt_id: str
+    shard: Shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Ask this attempt to stop, or kill it."""
+
+    attempt_id: str
+    force: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Start nothing more; what runs may end."""
+
+    reason: str
+    failure_class: FailureClass | None = None
+
+
+Order = Start | Cancel | Stop
+
+
+@dataclass(slots=True)
+class Running:
+    """An attempt under way."""
+
+    shard: Shard
+    started_at: float
+    deadline: float
+    asked_at: float | None = None
+    """When it was asked to stop."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """All that the scheduler knows about a run."""
+
+    plan: Plan
+    pools: Mapping[str, Pool]
+    costs: Costs
+    states: dict[str, UnitState] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
+    readers: dict[str, list[str]] = field(default_factory=dict)
+    ranks: dict[str, float] = field(default_factory=dict)
+    ready: Ready = field(default_factory=Ready)
+    delayed: list[tuple[float, str]] = field(default_factory=list)
+    running: dict[str, Running] = field(default_factory=dict)
+    used_slots: Counter[str] = field(default_factory=Counter)
+    """By pool, of the attempts under way."""
+    used_memory: Counter[str] = field(default_factory=Counter)
+    deadlines: list[tuple[float, str]] = field(default_factory=list)
+    """A heap of what `decide` must look at again, and when; entries of ended attempts are skipped."""
+    failures: dict[str, Counter[FailureClass]] = field(default_factory=dict)
+    reasons: dict[str, Failure] = field(default_factory=dict)
+    alone: set[str] = field(default_factory=set)
+    memory_factors: dict[str, float] = field(default_factory=dict)
+    deadline_factors: dict[str, float] = field(default_factory=dict)
+    quarantine: dict[str, Failure] = field(default_factory=dict)
+    """Units found to be the model's own fault in this run."""
+    counts: Counter[UnitState] = field(default_factory=Counter)
+    found: int = 0
+    """Units of this run that turned out to be done already by somebody else."""
+    work_left: float = 0.0
+    """Seconds of the units not done, each on its fastest pool."""
+    shards: int = 0
+    stop: Stop | None = None
+    slotless_since: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing runs, and nothing can start any more."""
+        if self.running:
+            return False
+        return self.stop is not None or not (self.ready.size or self.delayed)
+
+    def fastest(self, key: str) -> float:
+        """Seconds of the unit on the pool that is fastest for it."""
+        unit = self.plan.units[key]
+        return min(self.costs.estimate(unit, pool).seconds for pool in self.pools.values())
+
+    def seconds_left(self, slots: int) -> float:
+        """Expected time to the end, were the slots always busy."""
+        return self.work_left / max(1, slots)
+
+
+def begin(plan: Plan, pools: Mapping[str, Pool], costs: Costs, misfits: Mapping[str, str]) -> Progress:
+    """The state before anything has started; `misfits` (unit -> why) fail at once, with all that need them."""
+    progress = Progress(plan=plan, pools=pools, costs=costs, readers=dependents(plan.units))
+    todo = set(plan.todo)
+    for key in reversed(plan.todo):
+        longest = max(
+            (progress.ranks.get(reader, 0.0) for reader in progress.readers.get(key, ())), default=0.0
+        )
+        progress.ranks[key] = longest + progress.fastest(key)
+    for key in plan.todo:
+        progress.missing[key] = sum(need in todo for need in plan.units[key].needs)
+        _enter(progress, key, UnitState.WAITING)
+        progress.work_left += progress.fastest(key)
+    for key, reason in misfits.items():
+        _fail(progress, key, Failure(failure_class=FailureClass.MEMORY, error=reason), UnitState.FAILED)
+    for key in plan.todo:
+        if progress.missing[key] == 0 and progress.states[key] is UnitState.WAITING:
+            _make_ready(progress, key)
+    return progress
+
+
+def observe(progress: Progress, event: AttemptEnded, at: float) -> Progress:
+    """Takes in the end of an attempt; an attempt that is not known (late, twice) changes nothing but what it proves done."""
+    attempt = progress.running.pop(event.attempt_id, None)
+    for report in event.reports:
+        if report.status is not UnitStatus.FAILED:
+            _done(progress, report)
+    if attempt is None:
+        return progress
+    progress.used_slots[attempt.shard.pool] -= 1
+    progress.used_memory[attempt.shard.pool] -= attempt.shard.memory_bytes
+    was_alone = len(attempt.shard.units) == 1
+    reported = {report.key: report for report in event.reports}
+    for key in attempt.shard.units:
+        if progress.states[key] is not UnitState.RUNNING:
+            continue
+        report = reported.get(key)
+        failure = report.failure if report and report.failure else event.failure
+        if failure is None:
+            failure = Failure(
+                failure_class=FailureClass.INTERNAL, error="the attempt ended without a word about this unit"
+            )
+        if attempt.asked_at is not None and failure.failure_class in (
+            FailureClass.POISON,
+            FailureClass.INTERNAL,
+        ):
+            seconds = at - attempt.started_at
+            failure = Failure(
+                failure_class=FailureClass.TIMEOUT, error=f"stopped at its deadline, after {seconds:.0f} s"
+            )
+        _failed(progress, key, failure, at, was_alone=was_alone)
+    return progress
+
+
+def decide(progress: Progress, capacity: Mapping[str, int], at: float) -> list[Order]:
+    """What to do now, given the slots that each pool has; its orders count as carried out."""
+    orders: list[Order] = list(_overdue(progress, at))
+    while progress.delayed and progress.delayed[0][0] <= at:
+        _, key = heapq.heappop(progress.delayed)
+        if progress.states[key] is UnitState.WAITING:
+            _make_ready(progress, key)
+    if progress.stop is None:
+        orders.extend(_starts(progress, capacity, at))
+        orders.extend(_starved(progress, capacity, at))
+    return orders
+
+
+def drain(progress: Progress, reason: str) -> Progress:
+    """Starts nothing more; what runs may end."""
+    if progress.stop is None:
+        progress.stop = Stop(reason=reason)
+    return progress
+
+
+def next_wake(progress: Progress, at: float) -> float:
+    """Seconds until `decide` has something to do even if no attempt ends."""
+    heads = [heap[0][0] for heap in (progress.deadlines, progress.delayed) if heap]
+    return max(0.0, min(heads, default=at + 60.0) - at)
+
+
+def _starts(progress: Progress, capacity: Mapping[str, int], at: float) -> list[Order]:
+    free = {name: capacity.get(name, 0) - progress.used_slots[name] for name in progress.pools}
+    total_slots = max(1, sum(capacity.get(name, 0) for name in progress.pools))
+    seconds = min(
+        MAX_SHARD_SECONDS, max(MIN_SHARD_SECONDS, progress.work_left / total_slots / SHARDS_PER_SLOT)
+    )
+    orders: list[Order] = []
+    open_pools = [name for name in progress.pools if free[name] > 0]
+    while open_pools and progress.ready.size:
+        for name in list(open_pools):
+            start = _start_on(progress, progress.pools[name], capacity, seconds, at)
+            if start is None:
+                open_pools.remove(name)
+                continue
+            orders.append(start)
+            free[name] -= 1
+            if free[name] <= 0:
+                open_pools.remove(name)
+    return orders
+
+
+def _start_on(
+    progress: Progress, pool: Pool, capacity: Mapping[str, int], seconds: float, at: float
+) -> Start | None:
+    cell = _best_cell(progress, pool, capacity)
+    if cell is None:
+        return None
+
+    def cost(key: str) -> float:
+        return progress.costs.estimate(progress.plan.units[key], pool).seconds
+
+    taken = progress.ready.take(cell, seconds, cost, lambda key: key not in progress.alone)
+    keys = [
+        key for key in taken if progress.states[key] is UnitState.READY
+    ]  # a late report may have finished one
+    if not keys:
+        return _start_on(progress, pool, capacity, seconds, at)
+    memory = max(_memory(progress, key, pool) for key in keys)
+    predicted = sum(cost(key) for key in keys)
+    patience = max(progress.deadline_factors.get(key, 1.0) for key in keys)
+    progress.shards += 1
+    shard = Shard(
+        id=f"s{progress.shards:06d}",
+        units=tuple(keys),
+        pool=pool.name,
+        predicted_seconds=predicted,
+        memory_bytes=memory,
+    )
+    attempt_id = f"{shard.id}-1"
+    deadline = at + patience * max(MIN_DEADLINE_SECONDS, DEADLINE_FACTOR * predicted)
+    progress.running[attempt_id] = Running(shard=shard, started_at=at, deadline=deadline)
+    progress.used_slots[pool.name] += 1
+    progress.used_memory[pool.name] += memory
+    heapq.heappush(progress.deadlines, (deadline, attempt_id))
+    for key in keys:
+        _enter(progress, key, UnitState.RUNNING)
+    return Start(attempt_id=attempt_id, shard=shard)
+
+
+def _best_cell(progress: Progress, pool: Pool, capacity: Mapping[str, int]) -> Cell | None:
+    """HeteroPrio: a free slot takes what this pool is comparatively best at; among equals, what most waits for.
+
+    A slower pool takes nothing that the faster ones would finish sooner (Beaumont et al., HeteroPrio, 2016).
+    """
+    best: tuple[float, float, str] | None = None
+    chosen: Cell | None = None
+    for cell, key, rank in progress.ready.heads():
+        unit = progress.plan.units[key]
+        need = _memory(progress, key, pool)
+        if pool.memory_bytes is not None and progress.used_memory[pool.name] + need > pool.memory_bytes:
+            continue
+        here = progress.costs.estimate(unit, pool).seconds
+        others = [
+            (progress.costs.estimate(unit, other).seconds, other)
+            for other in progress.pools.values()
+            if other.name != pool.name
+            and capacity.get(other.name, 0) > 0
+            and fits(unit, other, progress.costs, progress.memory_factors.get(key, 1.0))
+        ]
+        ratio = 1.0
+        if others:
+            elsewhere, other = min(others, key=lambda pair: pair[0])
+            ratio = elsewhere / here
+            if ratio < 1.0 and here > elsewhere + progress.work_left / capacity[other.name]:
+                continue
+        score = (round(ratio, 6), rank, key)
+        if best is None or score > best:
+            best, chosen = score, cell
+    return chosen
+
+
+def _memory(progress: Progress, key: str, pool: Pool) -> int:
+    factor = progress.memory_factors.get(key, 1.0)
+    return progress.costs.estimate(progress.plan.units[key], pool, factor).memory_bytes
+
+
+def _overdue(progress: Progress, at: float) -> list[Order]:
+    orders: list[Order] = []
+    while progress.deadlines and progress.deadlines[0][0] <= at:
+        _, attempt_id = heapq.heappop(progress.deadlines)
+        attempt = progress.running.get(attempt_id)
+        if attempt is None:
+            continue
+        orders.append(Cancel(attempt_id=attempt_id, force=attempt.asked_at is not None))
+        if attempt.asked_at is None:
+            attempt.asked_at = at
+            heapq.heappush(progress.deadlines, (at + KILL_AFTER_SECONDS, attempt_id))
+    return orders
+
+
+def _starved(progress: Progress, capacity: Mapping[str, int], at: float) -> list[Order]:
+    """Work is waiting, nothing runs, and no pool that it fits has had a slot for a while: say so instead of waiting."""
+    if progress.running or not progress.ready.size:
+        progress.slotless_since = None
+        return []
+    if progress.slotless_since is None:
+        progress.slotless_since = at
+    if at - progress.slotless_since < STARVED_SECONDS:
+        return []
+    have = ", ".join(f"{name}: {capacity.get(name, 0)}" for name in progress.pools)
+    progress.stop = Stop(
+        reason=f"no pool has had a slot for {STARVED_SECONDS:.0f} s for the {progress.ready.size} units that are ready ({have})",
+        failure_class=FailureClass.ENVIRONMENT,
+    )
+    return [progress.stop]
+
+
+def _done(progress: Progress, report: UnitReport) -> None:
+    if progress.states.get(report.key, UnitState.DONE) is UnitState.DONE:
+        return
+    progress.found += report.status is UnitStatus.FOUND
+    progress.work_left -= progress.fastest(report.key)
+    progress.reasons.pop(report.key, None)
+    _enter(progress, report.key, UnitState.DONE)
+    for reader in progress.readers.get(report.key, ()):
+        if reader in progress.missing:
+            progress.missing[reader] -= 1
+            if progress.missing[reader] == 0 and progress.states[reader] is UnitState.WAITING:
+                _make_ready(progress, reader)
+
+
+def _failed(progress: Progress, key: str, failure: Failure, at: float, *, was_alone: bool) -> None:
+    counts = progress.failures.setdefault(key, Counter())
+    counts[failure.failure_class] += was_alone or not retry.POLICY[failure.failure_class].alone
+    progress.reasons[key] = failure
+    decision = retry.after(failure.failure_class, counts, was_alone=was_alone)
+    match decision.action:
+        case Action.RETRY:
+            if decision.alone:
+                progress.alone.add(key)
+            _raise(progress.memory_factors, key, decision.memory_factor)
+            _raise(progress.deadline_factors, key, decision.deadline_factor)
+            if not any(_fits_now(progress, key, pool) for pool in progress.pools.values()):
+                _fail(
+                    progress,
+                    key,
+                    replace(failure, error=f"{failure.error}; no pool has the memory to try again"),
+                    UnitState.FAILED,
+                )
+                return
+            _enter(progress, key, UnitState.WAITING)
+            heapq.heappush(progress.delayed, (at + decision.delay, key))
+        case Action.QUARANTINE:
+            progress.quarantine[key] = failure
+            _fail(progress, key, failure, UnitState.QUARANTINED)
+        case Action.GIVE_UP:
+            _fail(progress, key, failure, UnitState.FAILED)
+        case Action.STOP_RUN:
+            _enter(progress, key, UnitState.WAITING)
+            heapq.heappush(progress.delayed, (at, key))
+            progress.stop = progress.stop or Stop(
+                reason=f"{decision.reason}: {failure.error}", failure_class=failure.failure_class
+            )
+
+
+def _raise(factors: dict[str, float], key: str, by: float) -> None:
+    if by > 1.0:
+        factors[key] = factors.get(key, 1.0) * by
+
+
+def _fits_now(progress: Progress, key: str, pool: Pool) -> bool:
+    return fits(progress.plan.units[key], pool, progress.costs, progress.memory_factors.get(key, 1.0))
+
+
+def _fail(progress: Progress, key: str, failure: Failure, state: UnitState) -> None:
+    """Ends a unit without a result, and every unit that needs it."""
+    stack: list[tuple[str, Failure, UnitState]] = [(key, failure, state)]
+    while stack:
+        each, why, into = stack.pop()
+        if progress.states.get(each, UnitState.DONE) in (
+            UnitState.DONE,
+            UnitState.FAILED,
+            UnitState.QUARANTINED,
+        ):
+            continue
+        progress.reasons[each] = why
+        progress.work_left -= progress.fastest(each)
+        _enter(progress, each, into)
+        unit = progress.plan.units[each]
+        upstream = Failure(
+            failure_class=FailureClass.UPSTREAM,
+            error=f"the {unit.task} that it needs failed ({why.failure_class})",
+        )
+        stack.extend((reader, upstream, UnitState.FAILED) for reader in progress.readers.get(each, ()))
+
+
+def _make_ready(progress: Progress, key: str) -> None:
+    _enter(progress, key, UnitState.READY)
+    progress.ready.add(progress.plan.units[key], progress.ranks[key])
+
+
+def _enter(progress: Progress, key: str, state: UnitState) -> None:
+    old = progress.states.get(key)
+    if old is not None:
+        progress.counts[old] -= 1
+    progress.states[key] = state
+    progress.counts[state] += 1

@@ -146,7 +146,9 @@ def make_tiny_data(directory: Path, examples: int = 12, seed: int = 0) -> dict[s
     """Write three small datasets that fit the tiny models, each with `examples` rows in either split.
 
     `text` (JSON lines: text, topic), `sections` (JSON lines: text, label as text, topic) and `arrays`
-    (Parquet: 64 inputs, label as a number, digit); the splits are `calibration` and `test`. Gives name -> file.
+    (Parquet: 64 inputs, label as a number, digit); the splits are `calibration` and `test`.
+
+    Gives name -> file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

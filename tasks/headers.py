@@ -1,0 +1,284 @@
+"""Effects. Reads what a checkpoint says about itself, strictly and without its data: safetensors headers and indexes.
+
+Standard library only. Accepts nothing that the `safetensors` library rejects, and refuses more: see `check_header`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tasks.contract import BadInput, Finding
+from tasks.strictjson import parse_object
+
+MAX_HEADER_BYTES = 25_000_000
+MAX_TENSORS = 200_000
+MAX_DIMENSIONS = 8
+MAX_NAME = 512
+MAX_ELEMENTS = 2**56
+"""Times the 64 bits of the widest dtype this still fits in the 64-bit sizes of the safetensors library."""
+
+DTYPE_BITS: Mapping[str, int] = {
+    "BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
+    "I64": 64, "U64": 64, "F64": 64, "C64": 64,
+    "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+"""Every dtype of the format; which of them can be pruned is for `tasks.weights` to say."""
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.safetensors")
+_EXPORT = "Export the model again with save_pretrained(safe_serialization=True)."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorEntry:
+    """One tensor of a file; `begin` and `end` are bytes from the start of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFile:
+    """One safetensors file: where it is, how its data is laid out, and the bytes in front of the data, verbatim."""
+
+    path: Path
+    entries: Mapping[str, TensorEntry]
+    """By name, in the order in which the data lies in the file."""
+    head: bytes
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The files that hold a model's weights, in name order, and what is odd about them."""
+
+    files: tuple[WeightFile, ...]
+    index: Path | None
+    findings: tuple[Finding, ...] = ()
+
+
+def check_header(data: bytes, file_bytes: int, file: str) -> dict[str, TensorEntry]:
+    """The tensors named by the beginning of a safetensors file, in data order.
+
+    `data` begins at the file's first byte and holds at least the whole header. Beyond the library's own rules: 25 MB,
+    200,000 tensors, 8 dimensions, no repeated or unknown keys, printable names, an object at the very first byte.
+    """
+    length = header_length(data, file_bytes, file)
+    if len(data) < 8 + length:
+        raise ValueError(f"check_header needs {8 + length} bytes, not {len(data)}")
+    if data[8:9] != b"{":
+        _refuse(file, "a header begins with '{' at byte 8, and this one does not")
+    header = parse_object(
+        data[8 : 8 + length], what="the safetensors header", file=file, max_bytes=MAX_HEADER_BYTES
+    )
+    _check_metadata(header.pop("__metadata__", {}), file)
+    if len(header) > MAX_TENSORS:
+        _refuse(file, f"it names {len(header)} tensors, more than {MAX_TENSORS}")
+    start = 8 + length
+    entries = [_entry(name, fields, start, file) for name, fields in header.items()]
+    entries.sort(key=lambda entry: (entry.begin, entry.end))
+    position = start
+    for entry in entries:
+        if entry.begin != position:
+            word = "overlaps the tensor before it" if entry.begin < position else "leaves a hole before it"
+            _refuse(file, f"its data {word}: begins at byte {entry.begin} instead of {position}", entry.name)
+        position = entry.end
+    if position != file_bytes:
+        word = "ends before its data does" if position > file_bytes else "has bytes after its last tensor"
+        _refuse(file, f"the file {word}: {file_bytes} bytes instead of {position}")
+    return {entry.name: entry for entry in entries}
+
+
+def header_length(beginning: bytes, file_bytes: int, file: str) -> int:
+    """Bytes of the JSON header, told by the first eight bytes of the file; a few hundred more help to name a mistake."""
+    if file_bytes == 0:
+        _refuse(file, "the file is empty", do="Download or export it again.")
+    if beginning.startswith(b"version https://git-lfs"):
+        _refuse(file, "it is a Git-LFS pointer, not the weights it points to", do="Run `git lfs pull` there.")
+    if beginning.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        _refuse(
+            file, "it is a web page, not weights", do="Download it again; the server answered with a page."
+        )
+    if file_bytes < 8:
+        _refuse(file, f"{file_bytes} bytes are too few for a header")
+    length = int.from_bytes(beginning[:8], "little")
+    if length > MAX_HEADER_BYTES:
+        _refuse(file, f"the header claims {length} bytes, more than {MAX_HEADER_BYTES}")
+    if 8 + length > file_bytes:
+        _refuse(file, f"the header claims {length} bytes and the file has only {file_bytes}: it is cut short")
+    return length
+
+
+def read_header(path: Path) -> WeightFile:
+    """Opens one weight file, never through a link, and checks its header."""
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        beginning = stream.read(512)
+        length = header_length(beginning, size, path.name)
+        head = (beginning + stream.read(max(0, 8 + length - len(beginning))))[: 8 + length]
+    return WeightFile(path=path, entries=check_header(head, size, path.name), head=head, bytes=size)
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold the model's weights, in name order."""
+    return [file.path for file in read_layout(directory).files]
+
+
+def read_layout(directory: Path) -> Layout:
+    """Finds and checks every weight file of a model directory, and holds the index against what the files contain."""
+    present = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    if SINGLE in present and INDEX in present:
+        _refuse(
+            INDEX, f"{SINGLE} lies beside it, and each could be the model", do="Remove the one that is not."
+        )
+    if SINGLE in present:
+        files: tuple[WeightFile, ...] = (read_header(directory / SINGLE),)
+        return Layout(files=files, index=None, findings=_extra_files(present, {SINGLE}))
+    if INDEX not in present:
+        _refuse_missing(directory, present)
+    with open_regular(directory / INDEX) as stream:
+        data = stream.read(MAX_HEADER_BYTES + 1)
+    listed, total = check_index(data)
+    for name in sorted(set(listed.values())):
+        if name not in present:
+            _refuse(name, f"{INDEX} names this shard and it is not there", do="Fetch the missing file.")
+    files = tuple(read_header(directory / name) for name in sorted(set(listed.values())))
+    _check_listing(listed, files)
+    findings = list(_extra_files(present, set(listed.values())))
+    actual = sum(entry.end - entry.begin for file in files for entry in file.entries.values())
+    if total is not None and total != actual:
+        message = f"total_size says {total} bytes and the shards hold {actual}"
+        findings.append(Finding(kind="total_size", subject=INDEX, message=message))
+    return Layout(files=files, index=directory / INDEX, findings=tuple(findings))
+
+
+def check_index(data: bytes, file: str = INDEX) -> tuple[dict[str, str], int | None]:
+    """Tensor name -> shard file name, and the claimed size of all data; shard names are plain names in the directory."""
+    index = parse_object(data, what="the weight index", file=file, max_bytes=MAX_HEADER_BYTES)
+    listed = index.get("weight_map")
+    if not isinstance(listed, dict) or not listed:
+        _refuse(file, "its weight_map is missing or empty")
+    for tensor, shard in listed.items():
+        if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
+            why = f"{str(shard)[:200]!r} is not the plain name of a .safetensors file in the same directory"
+            _refuse(file, why, tensor[:MAX_NAME])
+    metadata = index.get("metadata", {})
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    return listed, total if isinstance(total, int) and not isinstance(total, bool) else None
+
+
+def open_regular(path: Path) -> Any:
+    """A file opened for reading in binary, unbuffered; refuses links, pipes, devices and directories."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        reason = "it is a symbolic link" if path.is_symlink() else (error.strerror or str(error))
+        _refuse(path.name, f"it cannot be opened: {reason}", do="Put a regular, readable file there.")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        _refuse(path.name, "it is not a regular file", do="Put a regular file there.")
+    return open(descriptor, "rb", buffering=0)
+
+
+def _entry(name: str, fields: Any, start: int, file: str) -> TensorEntry:
+    shown = name[:MAX_NAME]
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        _refuse(file, f"a tensor's name is empty, unprintable or longer than {MAX_NAME}: {shown!r}")
+    if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
+        _refuse(file, "it needs dtype, shape and data_offsets, and nothing else", shown)
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        _refuse(file, f"its dtype {str(dtype)[:40]!r} is unknown to the format", shown)
+    if not _whole_numbers(shape) or len(shape) > MAX_DIMENSIONS:
+        _refuse(file, f"its shape is not a list of at most {MAX_DIMENSIONS} whole numbers", shown)
+    if not _whole_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        _refuse(file, "its data_offsets are not two whole numbers, begin before end", shown)
+    elements = 1
+    for size in shape:
+        elements *= size
+        if max(elements, size) > MAX_ELEMENTS:
+            _refuse(file, f"its shape {shape} has more elements than any file", shown)
+    bits = elements * DTYPE_BITS[dtype]
+    if bits != 8 * (offsets[1] - offsets[0]):
+        why = f"{dtype} of shape {shape} takes {bits / 8:g} bytes and its data has {offsets[1] - offsets[0]}"
+        _refuse(file, why, shown)
+    return TensorEntry(
+        name=name, dtype=dtype, shape=tuple(shape), begin=start + offsets[0], end=start + offsets[1]
+    )
+
+
+def _whole_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
+
+
+def _check_metadata(metadata: Any, file: str) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        _refuse(file, "its __metadata__ is not an object of texts")
+
+
+def _check_listing(listed: Mapping[str, str], files: tuple[WeightFile, ...]) -> None:
+    holder: dict[str, str] = {}
+    for file in files:
+        for name in file.entries:
+            if name in holder:
+                _refuse(file.path.name, f"it also stands in {holder[name]}", name)
+            holder[name] = file.path.name
+    for name, shard in listed.items():
+        if holder.get(name) != shard:
+            _refuse(shard, f"{INDEX} lists it there and the file does not hold it", name)
+    for name, shard in holder.items():
+        if name not in listed:
+            _refuse(shard, f"the file holds it and {INDEX} does not list it", name)
+
+
+def _extra_files(present: set[str], used: set[str]) -> tuple[Finding, ...]:
+    extra = sorted(name for name in present - used if name.endswith(".safetensors"))
+    return tuple(
+        Finding(
+            kind="extra_file", subject=name, message="holds weights that the model does not name; left alone"
+        )
+        for name in extra
+    )
+
+
+def _refuse_missing(directory: Path, present: set[str]) -> NoReturn:
+    endings = {Path(name).suffix for name in present}
+    shards = sorted(name for name in present if name.endswith(".safetensors"))
+    if "adapter_config.json" in present:
+        why, do = "it is an adapter (LoRA), not a whole model", "Merge it into its base model first."
+    elif shards and len(shards) > 1:
+        why, do = (
+            f"it has {len(shards)} weight files and no {INDEX}",
+            "Add the index; which files belong is a guess.",
+        )
+    elif shards:
+        why, do = f"its weights are called {shards[0]}", f"Name the file {SINGLE}."
+    elif endings & {".bin", ".pt", ".pth", ".pkl", ".ckpt"}:
+        why, do = "its weights are pickled, and a pickle can run code; it is never opened", _EXPORT
+    elif ".gguf" in endings:
+        why, do = "its weights are in GGUF, which is already quantized", "Use the original safetensors model."
+    elif not directory.is_dir():
+        why, do = "it is not a directory", "Name a directory in the Hugging Face layout."
+    else:
+        why, do = "it has no weights", f"Put {SINGLE}, or {INDEX} and its shards, there."
+    raise BadInput("no weights to read", why=why, do=do, file=directory.name)
+
+
+def _refuse(file: str, why: str, tensor: str = "", do: str = _EXPORT) -> NoReturn:
+    raise BadInput("the weights cannot be read", why=why, do=do, file=file, tensor=tensor)

@@ -1,0 +1,95 @@
+"""Pure. Reads JSON from a stranger: bounded, no duplicate keys, and nothing that two parsers would read differently."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from tasks.contract import BadInput
+
+MAX_OBJECTS = 250_000
+"""Room for 200,000 tensors; each empty object of a hostile file would cost us 64 bytes for its two."""
+MAX_MARKS = 2_500_000
+"""How often each of `"`, `[` and `,` may stand in a file; 200,000 tensors of 8 dimensions need two million quotes."""
+
+
+class _Refused(ValueError):
+    """Carries the reason out of the parser's hooks."""
+
+
+def parse_object(
+    data: bytes, *, what: str, file: str, max_bytes: int, may_be_infinite: bool = False
+) -> dict[str, Any]:
+    """The JSON object in the bytes; `may_be_infinite` admits NaN and Infinity, which model configs do contain.
+
+    Refuses whatever serde_json (the parser of the safetensors library) refuses, and repeated keys, which it does not.
+    """
+
+    def refuse(why: str) -> NoReturn:
+        raise BadInput(
+            f"{what} cannot be read", why=why, do="Export the model again with save_pretrained.", file=file
+        )
+
+    if len(data) > max_bytes:
+        refuse(f"it is {len(data)} bytes long, more than the {max_bytes} that any known model needs")
+    for mark in b'"[,':
+        if data.count(mark) > MAX_MARKS:
+            refuse(f"it holds more than {MAX_MARKS} times the character {chr(mark)}")
+    try:
+        text = data.decode("utf-8")
+        value = _decoder(may_be_infinite).decode(text)
+    except UnicodeDecodeError as error:
+        refuse(f"it is not UTF-8 at byte {error.start}")
+    except RecursionError:
+        refuse("it is nested too deeply")
+    except _Refused as error:
+        refuse(str(error))
+    except json.JSONDecodeError as error:
+        refuse(f"it is not JSON: {error.msg} at byte {len(text[: error.pos].encode())}")
+    except ValueError as error:  # an integer of more digits than Python converts
+        refuse(f"it holds a number that no file needs: {error}")
+    if not isinstance(value, dict):
+        refuse(f"it is a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def _decoder(may_be_infinite: bool) -> json.JSONDecoder:
+    objects = 0
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal objects
+        objects += 1
+        if objects > MAX_OBJECTS:
+            raise _Refused(f"it holds more than {MAX_OBJECTS} objects")
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for index, name in enumerate(names) if name in names[:index])
+            raise _Refused(f"the key {twice[:200]!r} stands in it twice")
+        for name, value in pairs:
+            for text in (name, value):
+                if isinstance(text, str) and not _encodable(text):
+                    raise _Refused(f"the text {text[:200]!r} holds half a surrogate pair")
+        return result
+
+    def whole(digits: str) -> int:
+        if digits == "-0":
+            raise _Refused("the number -0 is no whole number")
+        return int(digits)
+
+    def constant(name: str) -> float:
+        if not may_be_infinite:
+            raise _Refused(f"{name} is no JSON number")
+        return float(name.replace("Infinity", "inf"))
+
+    return json.JSONDecoder(object_pairs_hook=unique, parse_int=whole, parse_constant=constant)
+
+
+def _encodable(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Pure. A compressed model beside its dense parent on the same examples: values, change, interval, per slice."""
+"""Pure. A compressed model beside its dense parent on the same examples: values, change, interval by slice."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def group(pairs: Pairs, columns: Sequence[str]) -> tuple[dict[str, Index], tuple
 def compare(
     pairs: Pairs, name: str, index: Index, *, metric: str, confidence: float, seed: int
 ) -> Comparison:
-    """One slice measured in one metric; it has its own random numbers, so that other slices do not move it."""
+    """One slice in one metric; its random numbers are its own, so that other slices do not move it."""
     if len(index) == 0:
         return _cannot(name, index, "no_examples", "There are no examples. Check the dataset and its split.")
     rng = np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogatepass"))])

@@ -1,12 +1,12 @@
 """Pure. The quality gate: what a comparison with the dense model allows to be published.
 
-BLOCK where the observed drop is beyond its limit on a slice that can be judged; INCONCLUSIVE where a slice cannot
-be judged (the findings say why); PASS otherwise. The whole is a slice like any other, named `all`.
+BLOCK where the observed drop is beyond its limit on a slice that can be judged; INCONCLUSIVE where a slice
+cannot be judged (the findings say why); PASS otherwise. The whole is a slice like any other, named `all`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +113,7 @@ def judge(
 def by_point_estimate(
     comparisons: Sequence[Comparison], gates: Gates, *, missing: Sequence[str]
 ) -> tuple[tuple[Verdict, ...], tuple[Finding, ...]]:
-    """Each gate on each slice it is about, by the observed drop; worst first. `missing` are absent columns."""
+    """Each gate on each of its slices, by the observed drop; worst first. `missing` are absent columns."""
     whole = next(comparison for comparison in comparisons if comparison.slice == ALL)
     verdicts, findings = [], []
     for comparison in comparisons:

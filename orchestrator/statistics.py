@@ -14,6 +14,7 @@ Floats = NDArray[np.float64]
 RESAMPLES = 2_000
 SIGN_FLIPS = 10_000
 NORMAL_FROM = 200  # examples from which the sign-flip test is as good as its normal limit
+MOST_SAMPLES = 10**12
 _DRAWS_AT_ONCE = 4_000_000  # 32 MB of indices
 
 
@@ -48,7 +49,7 @@ def tango_interval(worse: int, better: int, samples: int, confidence: float) -> 
 
 
 def _tango_z(worse: int, better: int, samples: int, drop: float) -> float:
-    """Standard errors by which the observed drop lies above a supposed one, the nuisance rate fitted to it."""
+    """Standard errors by which the observed drop lies above a supposed one, nuisance rate fitted to it."""
     half_b = (-worse - better + (2 * samples - worse + better) * drop) / 2
     c = -better * drop * (1 - drop)
     rate = (math.sqrt(max(0.0, half_b**2 - 2 * samples * c)) - half_b) / (2 * samples)
@@ -114,15 +115,16 @@ def samples_needed(spread: float, margin: float, confidence: float, power: float
 
     `spread` is the variance of one example's change, for accuracy the flip rate. Rough below about 200.
     """
-    if margin <= 0:
-        return None
     z = float(stats.norm.ppf(confidence) + stats.norm.ppf(power))
-    return math.ceil(z**2 * spread / margin**2)
+    return _whole_number(z**2 * spread, margin**2)
 
 
 def samples_needed_without_flips(margin: float, confidence: float) -> int | None:
     """Examples with which not even a single flip would show that accuracy is within the margin."""
-    if margin <= 0:
-        return None
     z = float(stats.norm.ppf(confidence))
-    return max(1, math.ceil(z**2 * (1 - margin) / margin))
+    return _whole_number(max(0.0, z**2 * (1 - margin)), margin)
+
+
+def _whole_number(share: float, of: float) -> int | None:
+    """The quotient rounded up; None where it is more than anyone will ever measure."""
+    return math.ceil(share / of) if share < MOST_SAMPLES * of else None

@@ -1,0 +1,445 @@
+"""The quality gate: what is measured, what blocks, and what is said when nothing can be said."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator import judging
+from orchestrator.comparison import ALL, Comparison, pair
+from orchestrator.gates import Gates, by_point_estimate, judge
+from orchestrator.schemas import result_table, rows_of
+from tasks.contract import Finding
+
+GATES = Gates(max_drop=0.10, max_slice_drop=0.20, min_samples=3)
+WHOLE = Gates(max_drop=0.10, min_samples=3)
+
+
+def text(example, loss, *, tokens=10, **slices):
+    return {"example": example, "loss": loss, "tokens": tokens, "slices": slices}
+
+
+def answer(example, correct, *, probabilities=None, **slices):
+    return {
+        "example": example,
+        "loss": 0.5,
+        "label": 1,
+        "prediction": int(correct),
+        "correct": correct,
+        "probabilities": probabilities,
+        "slices": slices,
+    }
+
+
+def answers(right, samples, start=0, **slices):
+    return [answer(start + i, i < right, **slices) for i in range(samples)]
+
+
+def judged(dense, pruned, *, metric="accuracy", slices=(), gates=WHOLE, seed=0):
+    gates = GATES if slices and gates is WHOLE else gates
+    return judge(dense, pruned, dataset="held-out", metric=metric, slices=slices, gates=gates, seed=seed)
+
+
+def overall(result):
+    (row,) = [row for row in result.verdicts if row["gate"] == "overall"]
+    return row
+
+
+def kinds(result):
+    return [finding.kind for finding in result.findings]
+
+
+# --- what is measured ------------------------------------------------------------------------------------------
+
+
+def test_accuracy_counts_points_flips_and_the_tango_interval_of_the_change():
+    dense = [answer(i, i < 90) for i in range(200)]
+    pruned = [answer(i, 12 <= i < 93) for i in range(200)]
+    (row,) = judged(dense, pruned).evaluations
+    assert (row["dense_value"], row["value"]) == (0.45, 0.405)
+    assert row["delta"] == pytest.approx(-0.045)
+    assert row["flips"] == 15
+    assert row["ci_low"] < -0.045 < row["ci_high"] < 0
+    assert overall(judged(dense, pruned))["p_value"] == pytest.approx(0.01758, abs=5e-6)
+
+
+def test_perplexity_is_the_exponential_of_the_loss_a_token():
+    dense = [text(0, 20.0), text(1, 10.0), text(2, 30.0, tokens=20)]
+    pruned = [text(0, 22.0), text(1, 14.0), text(2, 32.0, tokens=20)]
+    (row,) = judged(dense, pruned, metric="perplexity").evaluations
+    assert row["dense_value"] == pytest.approx(math.exp(60 / 40))
+    assert row["value"] == pytest.approx(math.exp(68 / 40))
+    assert row["delta"] == pytest.approx(row["value"] - row["dense_value"])
+    assert row["flips"] is None
+    assert overall(judged(dense, pruned, metric="perplexity"))["observed"] == pytest.approx(math.exp(0.2) - 1)
+
+
+def test_loss_is_a_mean_over_tokens_and_over_examples_where_there_are_none():
+    dense = [text(i, 20.0) for i in range(4)]
+    pruned = [text(i, 21.0) for i in range(4)]
+    (row,) = judged(dense, pruned, metric="loss").evaluations
+    assert (row["dense_value"], row["value"]) == (2.0, 2.1)
+    dense = [text(i, 2.0, tokens=None) for i in range(4)]
+    pruned = [text(i, 2.1, tokens=None) for i in range(4)]
+    (row,) = judged(dense, pruned, metric="loss").evaluations
+    assert (row["dense_value"], row["value"]) == (2.0, 2.1)
+
+
+def test_the_interval_of_a_perplexity_holds_its_change_and_shrinks_with_examples():
+    rng = np.random.default_rng(4)
+
+    def width(samples):
+        losses = rng.normal(20, 2, samples)
+        dense = [text(i, loss) for i, loss in enumerate(losses)]
+        pruned = [
+            text(i, loss + change)
+            for i, (loss, change) in enumerate(zip(losses, rng.normal(0.5, 1, samples), strict=True))
+        ]
+        (row,) = judged(dense, pruned, metric="perplexity").evaluations
+        assert row["ci_low"] < row["delta"] < row["ci_high"]
+        return row["ci_high"] - row["ci_low"]
+
+    assert width(500) < 0.5 * width(25)
+
+
+def test_a_single_example_has_a_change_and_no_interval():
+    (row,) = judged([text(0, 20.0)], [text(0, 21.0)], metric="loss").evaluations
+    assert row["delta"] == pytest.approx(0.1)
+    assert (row["ci_low"], row["ci_high"]) == (None, None)
+
+
+def test_kl_divergence_is_the_mean_from_dense_to_pruned():
+    dense = [answer(0, True, probabilities=[0.5, 0.5]), answer(1, True, probabilities=[1.0, 0.0])]
+    pruned = [answer(0, True, probabilities=[0.25, 0.75]), answer(1, True, probabilities=[1.0, 0.0])]
+    (row,) = judged(dense, pruned).evaluations
+    assert row["kl_divergence"] == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2)
+
+
+def test_a_probability_that_fell_to_zero_gives_a_large_and_finite_divergence():
+    dense = [answer(i, True, probabilities=[0.5, 0.5]) for i in range(3)]
+    pruned = [answer(i, True, probabilities=[1.0, 0.0]) for i in range(3)]
+    (row,) = judged(dense, pruned).evaluations
+    assert 40 < row["kl_divergence"] < 50
+
+
+@pytest.mark.parametrize("probabilities", [None, [], [0.5, 0.25, 0.25], [math.nan, 0.5], [-0.1, 1.1]])
+def test_divergence_is_null_where_a_distribution_is_missing_or_none(probabilities):
+    dense = [answer(0, True, probabilities=[0.5, 0.5])]
+    pruned = [answer(0, True, probabilities=probabilities)]
+    (row,) = judged(dense, pruned).evaluations
+    assert row["kl_divergence"] is None
+
+
+def test_every_value_of_every_slice_column_is_a_slice_and_no_example_is_left_out():
+    dense = [
+        *answers(5, 5, topic="a", lang="en"),
+        *answers(3, 3, 5, topic="b"),
+        *answers(4, 4, 8, topic=None),
+    ]
+    rows = judged(dense, dense, slices=["topic", "lang"]).evaluations
+    assert {row["slice"]: row["samples"] for row in rows} == {
+        "all": 12,
+        "topic=a": 5,
+        "topic=b": 3,
+        "topic=(none)": 4,
+        "lang=en": 5,
+        "lang=(none)": 7,
+    }
+
+
+def test_the_whole_stands_first_and_then_the_worst_slice():
+    dense = [*answers(10, 10, topic="a"), *answers(10, 10, 10, topic="b"), *answers(10, 10, 20, topic="c")]
+    pruned = [*answers(9, 10, topic="a"), *answers(4, 10, 10, topic="b"), *answers(10, 10, 20, topic="c")]
+    rows = judged(dense, pruned, slices=["topic"]).evaluations
+    assert [row["slice"] for row in rows] == ["all", "topic=b", "topic=a", "topic=c"]
+
+
+# --- the verdict -----------------------------------------------------------------------------------------------
+
+
+def test_no_change_passes_everywhere():
+    dense = answers(80, 100, topic="a")
+    result = judged(dense, dense, slices=["topic"])
+    assert [row["verdict"] for row in result.verdicts] == ["pass", "pass", "pass"]
+    assert result.findings == ()
+
+
+def test_a_drop_beyond_the_limit_blocks_and_the_overall_row_says_where():
+    result = judged(answers(90, 100), answers(70, 100))
+    row = overall(result)
+    assert (row["verdict"], row["slice"], row["limit"]) == ("block", "all", 0.10)
+    assert row["observed"] == pytest.approx(0.20)
+    assert row["samples_needed"] is None
+
+
+def test_a_drop_of_exactly_the_limit_passes():
+    gates = Gates(max_drop=0.02)
+    assert overall(judged(answers(90, 100), answers(88, 100), gates=gates))["verdict"] == "pass"
+    dense, pruned = [text(i, 10.0) for i in range(10)], [text(i, 11.0) for i in range(10)]
+    assert overall(judged(dense, pruned, metric="loss", gates=Gates(max_drop=0.1)))["verdict"] == "pass"
+
+
+def test_harm_hidden_in_one_slice_blocks_although_the_whole_is_fine():
+    dense = [row for t in range(20) for row in answers(50, 50, 50 * t, topic=f"t{t}")]
+    pruned = [row for t in range(20) for row in answers(35 if t == 7 else 50, 50, 50 * t, topic=f"t{t}")]
+    result = judged(dense, pruned, slices=["topic"])
+    by_slice = {row["slice"]: row["verdict"] for row in result.verdicts if row["gate"] != "overall"}
+    assert by_slice["all"] == "pass"
+    assert by_slice["topic=t7"] == "block"
+    assert overall(result)["slice"] == "topic=t7"
+    assert result.verdicts[1]["slice"] == "topic=t7"
+
+
+def test_a_relative_increase_of_perplexity_is_held_against_the_limit():
+    dense = [text(i, 20.0) for i in range(10)]
+    worse = [text(i, 20.0 + 10 * math.log(1.11)) for i in range(10)]
+    fine = [text(i, 20.0 + 10 * math.log(1.09)) for i in range(10)]
+    assert overall(judged(dense, worse, metric="perplexity"))["verdict"] == "block"
+    assert overall(judged(dense, fine, metric="perplexity"))["verdict"] == "pass"
+
+
+def test_an_improvement_is_a_negative_drop_and_passes():
+    row = overall(judged(answers(50, 100), answers(60, 100)))
+    assert row["verdict"] == "pass"
+    assert row["observed"] == pytest.approx(-0.1)
+    assert row["p_value"] > 0.99
+
+
+def test_a_block_outweighs_what_cannot_be_judged():
+    dense = [*answers(50, 50, topic="a"), *answers(2, 2, 50, topic="b")]
+    pruned = [*answers(10, 50, topic="a"), *answers(2, 2, 50, topic="b")]
+    result = judged(dense, pruned, slices=["topic"])
+    assert overall(result)["verdict"] == "block"
+    assert [row["verdict"] for row in result.verdicts[1:]] == ["block", "block", "inconclusive"]
+
+
+def test_a_slice_with_too_few_examples_is_inconclusive_and_says_how_many_it_needs():
+    gates = Gates(max_drop=0.5, max_slice_drop=0.02, min_samples=10)
+    dense = [*answers(100, 100, topic="a"), *answers(9, 9, 100, topic="b")]
+    pruned = [*answers(98, 100, topic="a"), *answers(0, 9, 100, topic="b")]
+    result = judged(dense, pruned, slices=["topic"], gates=gates)
+    row = overall(result)
+    assert (row["verdict"], row["slice"]) == ("inconclusive", "topic=b")
+    flip_rate = 11 / 109
+    assert row["samples_needed"] == math.ceil((1.6448536 + 1.2815516) ** 2 * flip_rate / 0.02**2)
+    assert kinds(result) == ["too_few_samples"]
+
+
+def test_without_flips_a_slice_still_needs_what_tango_asks_for():
+    dense = [*answers(100, 100, topic="a"), *answers(2, 2, 100, topic="b")]
+    gates = Gates(max_slice_drop=0.05)
+    assert overall(judged(dense, dense, slices=["topic"], gates=gates))["samples_needed"] == 52
+
+
+def test_a_limit_of_zero_cannot_be_planned_for_beyond_the_least():
+    gates = Gates(max_drop=0.0, min_samples=50)
+    assert overall(judged(answers(5, 5), answers(5, 5), gates=gates))["samples_needed"] == 50
+
+
+def test_too_few_examples_in_all_are_inconclusive_however_bad_they_look():
+    row = overall(judged(answers(2, 2), answers(0, 2)))
+    assert row["verdict"] == "inconclusive"
+    assert row["observed"] == pytest.approx(1.0)
+
+
+def test_no_examples_are_inconclusive():
+    result = judged([], [])
+    assert overall(result)["verdict"] == "inconclusive"
+    assert kinds(result) == ["no_examples"]
+    assert result.evaluations[0]["samples"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows[:-1], "seen by one model only"),
+        (lambda rows: [*rows, rows[0]], "stands twice"),
+        (lambda rows: [{**rows[0], "label": 0}, *rows[1:]], "another label"),
+        (lambda rows: [{**rows[0], "tokens": 11}, *rows[1:]], "another tokens"),
+        (lambda rows: [{**rows[0], "slices": {"topic": "b"}}, *rows[1:]], "another slices"),
+    ],
+)
+def test_outcomes_of_other_examples_are_not_compared(change, said):
+    dense = answers(8, 10, topic="a")
+    result = judged(dense, change(dense), slices=["topic"])
+    assert overall(result)["verdict"] == "inconclusive"
+    assert result.evaluations == ()
+    assert kinds(result) == ["examples_differ"]
+    assert said in result.findings[0].message
+
+
+def test_rows_may_come_in_any_order():
+    dense, pruned = answers(8, 10), answers(7, 10)
+    assert judged(dense, pruned) == judged(dense[::-1], pruned)
+
+
+@pytest.mark.parametrize("loss", [None, math.nan, math.inf])
+@pytest.mark.parametrize("metric", ["loss", "perplexity"])
+def test_a_loss_that_is_not_finite_is_inconclusive_where_it_is_and_names_the_example(loss, metric):
+    dense = [text(i, 10.0, topic="ab"[i % 2]) for i in range(10)]
+    pruned = [{**row, "loss": loss} if row["example"] == 3 else row for row in dense]
+    result = judged(dense, pruned, metric=metric, slices=["topic"])
+    verdicts = {row["slice"]: row["verdict"] for row in result.verdicts if row["gate"] != "overall"}
+    assert verdicts == {"all": "inconclusive", "topic=a": "pass", "topic=b": "inconclusive"}
+    assert kinds(result) == ["not_finite", "not_finite"]
+    assert "first example 3" in result.findings[0].message
+    assert [row["value"] for row in result.evaluations if row["slice"] != "topic=a"] == [None, None]
+
+
+def test_accuracy_of_a_language_model_is_not_computable():
+    rows = [text(i, 10.0) for i in range(10)]
+    result = judged(rows, rows)
+    assert overall(result)["verdict"] == "inconclusive"
+    assert kinds(result) == ["not_computable"]
+
+
+def test_perplexity_without_tokens_is_not_computable():
+    rows = answers(5, 10)
+    assert kinds(judged(rows, rows, metric="perplexity")) == ["not_computable"]
+    rows = [text(i, 0.0, tokens=0) for i in range(10)]
+    assert kinds(judged(rows, rows, metric="perplexity")) == ["not_computable"]
+
+
+def test_a_dense_loss_of_nothing_has_no_relative_change():
+    rows = [text(i, 0.0) for i in range(10)]
+    assert kinds(judged(rows, rows, metric="loss")) == ["not_computable"]
+
+
+def test_a_perplexity_beyond_all_numbers_blocks():
+    dense, pruned = [text(i, 20.0) for i in range(10)], [text(i, 9e4) for i in range(10)]
+    result = judged(dense, pruned, metric="perplexity")
+    assert overall(result)["verdict"] == "block"
+    assert overall(result)["observed"] == math.inf
+
+
+def test_a_slice_column_that_is_not_there_is_inconclusive_if_slices_are_gated():
+    dense = answers(10, 10, topic="a")
+    result = judged(dense, dense, slices=["topic", "language"])
+    assert overall(result)["slice"] == "language"
+    assert overall(result)["verdict"] == "inconclusive"
+    assert kinds(result) == ["missing_slice"]
+    only_whole = judged(dense, dense, slices=["language"], gates=Gates(max_drop=0.1))
+    assert overall(only_whole)["verdict"] == "pass"
+    assert kinds(only_whole) == ["missing_slice"]
+
+
+def test_a_gate_on_slices_without_slices_is_inconclusive():
+    dense = answers(10, 10)
+    result = judged(dense, dense, gates=GATES)
+    assert overall(result)["verdict"] == "inconclusive"
+    assert kinds(result) == ["no_slices"]
+
+
+def test_without_gates_it_only_measures_and_says_so():
+    result = judged(answers(100, 100, topic="a"), answers(10, 100, topic="a"), slices=["topic"], gates=None)
+    (row,) = result.verdicts
+    assert (row["gate"], row["verdict"], row["limit"]) == ("overall", "pass", None)
+    assert row["observed"] == pytest.approx(0.9)
+    assert kinds(result) == ["ungated"]
+    assert len(result.evaluations) == 2
+
+
+def test_without_gates_what_could_not_be_measured_is_no_pass():
+    rows = [text(i, 10.0) for i in range(10)]
+    assert overall(judged(rows, rows, gates=None))["verdict"] == "inconclusive"
+
+
+def test_a_metric_nobody_knows_is_refused():
+    with pytest.raises(ValueError, match="known: accuracy, loss, perplexity"):
+        judged(answers(1, 1), answers(1, 1), metric="bleu")
+
+
+def test_a_slice_keeps_its_numbers_when_other_slices_come_and_go():
+    rng = np.random.default_rng(8)
+    dense = [text(i, 10 + rng.random(), topic="ab"[i % 2], lang="xyz"[i % 3]) for i in range(60)]
+    pruned = [{**row, "loss": row["loss"] + rng.random()} for row in dense]
+    one = judged(dense, pruned, metric="perplexity", slices=["topic"])
+    two = judged(dense, pruned, metric="perplexity", slices=["lang", "topic"])
+    assert [row for row in two.evaluations if "lang" not in row["slice"]] == list(one.evaluations)
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_seed_another_interval():
+    rng = np.random.default_rng(8)
+    dense = [text(i, 10 + rng.random()) for i in range(60)]
+    pruned = [text(i, 10.5 + rng.random()) for i in range(60)]
+    first, again, other = (judged(dense, pruned, metric="loss", seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first.evaluations[0]["ci_low"] != other.evaluations[0]["ci_low"]
+    assert first.evaluations[0]["value"] == other.evaluations[0]["value"]
+
+
+outcome = st.tuples(st.booleans(), st.booleans(), st.sampled_from("abc"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(outcome, min_size=1, max_size=60), st.floats(0, 0.5), st.floats(0, 0.5), st.integers(1, 20))
+def test_the_verdict_follows_its_definition_whatever_the_outcomes(outcomes, whole, part, least):
+    dense = [answer(i, was, topic=topic) for i, (was, _, topic) in enumerate(outcomes)]
+    pruned = [answer(i, now, topic=topic) for i, (_, now, topic) in enumerate(outcomes)]
+    gates = Gates(max_drop=whole, max_slice_drop=part, min_samples=least)
+    result = judged(dense, pruned, slices=["topic"], gates=gates)
+    expected = set()
+    for name in [None, *{topic for *_, topic in outcomes}]:
+        members = [(was, now) for was, now, topic in outcomes if name in (None, topic)]
+        drop = sum(was - now for was, now in members) / len(members)
+        limit = whole if name is None else part
+        expected.add("inconclusive" if len(members) < least else "block" if drop > limit + 1e-12 else "pass")
+    worst = next(verdict for verdict in ("block", "inconclusive", "pass") if verdict in expected)
+    assert overall(result)["verdict"] == worst
+    assert {row["verdict"] for row in result.verdicts} == expected
+
+
+def test_another_rule_can_judge_the_same_comparisons():
+    """The verdict needs nothing but comparisons: bound, p and spread are there for a statistical rule."""
+    passed = Comparison(slice=ALL, samples=50, drop=0.01, drop_bound=0.03, p_value=0.4)
+    verdicts, findings = by_point_estimate([passed], Gates(max_drop=0.02), missing=())
+    assert [verdict.judgement for verdict in verdicts] == ["pass"]
+    assert findings == ()
+    broken = replace(passed, drop=None, problem=Finding(kind="not_finite", subject=ALL, message=""))
+    verdicts, _ = by_point_estimate([broken], Gates(max_drop=0.02), missing=())
+    assert [verdict.judgement for verdict in verdicts] == ["inconclusive"]
+
+
+def test_pairs_are_in_order_of_the_example():
+    pairs = pair(answers(1, 3)[::-1], answers(2, 3))
+    assert not isinstance(pairs, Finding)
+    assert pairs.examples == (0, 1, 2)
+    assert pairs.dense_correct.tolist() == [1, 0, 0]
+    assert pairs.correct.tolist() == [1, 1, 0]
+
+
+# --- the judge unit --------------------------------------------------------------------------------------------
+
+
+def params(**gates):
+    return {"dataset": "manual", "metric": "accuracy", "slices": ["topic"], "gates": gates or None}
+
+
+def test_the_judge_unit_yields_rows_that_fit_its_result_object():
+    dense, pruned = answers(90, 100, topic="a"), answers(60, 100, topic="a")
+    tables = judging.run(params(max_drop=0.02, max_slice_drop=0.05), dense, pruned, seed=3)
+    result = result_table("judge", tables)
+    assert rows_of(result, "evaluations") == tables["evaluations"]
+    assert rows_of(result, "verdicts") == tables["verdicts"]
+    assert rows_of(result, "findings") == tables["findings"] == []
+    assert tables["verdicts"][0]["verdict"] == "block"
+    assert tables["evaluations"][0]["dataset"] == "manual"
+
+
+def test_the_judge_unit_reads_what_the_evaluation_wrote():
+    dense = result_table("evaluate", {"outcomes": answers(90, 100, topic="a", probabilities=[0.5, 0.5])})
+    rows = rows_of(dense, "outcomes")
+    tables = judging.run(params(), rows, rows, seed=0)
+    assert [row["slice"] for row in tables["evaluations"]] == ["all", "topic=a"]
+    assert tables["evaluations"][0]["kl_divergence"] == 0.0
+    assert [row["kind"] for row in tables["findings"]] == ["ungated"]
+
+
+def test_an_unknown_gate_is_refused_and_not_ignored():
+    with pytest.raises(TypeError, match="max_dorp"):
+        judging.run(params(max_dorp=0.1), [], [], seed=0)

@@ -1,0 +1,285 @@
+"""Effects. Objects in an S3 bucket, on AWS or any server that speaks S3, by boto3."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    FlexibleChecksumError,
+    IncompleteReadError,
+    ResponseStreamingError,
+)
+from tenacity import (
+    retry,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+from orchestrator.errors import Damaged, NotFound, SpecError, StoreError, Unreachable
+from orchestrator.ports import Stat
+from orchestrator.spec import StoreSpec
+from orchestrator.stores.deciding import Answer, Undecided, decide
+from orchestrator.stores.keys import (
+    MAX_KEY_BYTES,
+    RESERVED,
+    check_key,
+    check_prefix,
+    check_swapped,
+    problem_of,
+)
+from orchestrator.stores.s3_connection import connect, delta_options
+from orchestrator.stores.s3_errors import explain, is_conflict, is_refused, is_unknown
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+DIGEST = "prunefleet-sha256"
+"""The object metadata that carries the SHA-256 of the content."""
+
+_TORN = (Damaged, FlexibleChecksumError, IncompleteReadError, ResponseStreamingError)
+"""What a second reading may cure."""
+_TRANSFER = TransferConfig(
+    multipart_threshold=16 << 20,
+    multipart_chunksize=8 << 20,
+    max_concurrency=4,
+    max_io_queue=64,
+    io_chunksize=256 << 10,
+)  # at most 4 parts of 8 MiB in memory, and 16 MiB waiting for the disk
+
+
+class S3Store:
+    """An ObjectStore in a bucket, under a prefix. Pickled as its spec; each process has its own client."""
+
+    def __init__(self, spec: StoreSpec):
+        parts = urlsplit(spec.url)
+        prefix = parts.path.strip("/")
+        if parts.scheme != "s3" or not parts.netloc:
+            raise SpecError(f"store {spec.url}: write s3://bucket or s3://bucket/prefix")
+        if parts.query or parts.fragment or (prefix and problem_of(prefix)):
+            raise SpecError(
+                f"store {spec.url}: the prefix after the bucket must be parts divided by single slashes"
+            )
+        self._spec, self._bucket = spec, parts.netloc
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._made: tuple[int, S3Client] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return S3Store, (self._spec,)
+
+    @property
+    def url(self) -> str:
+        """s3://bucket/prefix."""
+        return f"s3://{self._bucket}/{self._prefix}".removesuffix("/")
+
+    def get(self, key: str) -> bytes:
+        """The whole object, checked against the digest that it carries."""
+        with self._explained("read", key):
+            return self._fetch(key)[0]
+
+    def put(self, key: str, data: bytes) -> None:
+        """Writes or overwrites, atomically for readers."""
+        name = self._name(key)
+        with self._explained("write", key):
+            self._client().put_object(Bucket=self._bucket, Key=name, Body=data, Metadata=_digest_of(data))
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Creates with `If-None-Match: *`; what is unknown after that is read back."""
+        return self._create(key, data) is not None
+
+    def swap(self, key: str, data: bytes, etag: str | None) -> str | None:
+        """Replaces with `If-Match`, the etag quoted as the standard says and, where that loses, bare as Ceph wants it."""
+        check_swapped(key, data)
+        if etag is None:
+            return self._create(key, data)
+        forms = ({"IfMatch": f'"{etag}"'}, {"IfMatch": etag})
+
+        return self._decide(key, data, forms, lambda there: there == etag)
+
+    def stat(self, key: str) -> Stat | None:
+        """The object's size and etag, or None."""
+        name = self._name(key)
+        try:
+            with self._explained("look up", key):
+                head = self._client().head_object(Bucket=self._bucket, Key=name)
+        except NotFound:
+            return None
+        return Stat(
+            key=key,
+            bytes=head["ContentLength"],
+            etag=head["ETag"].strip('"'),
+            modified=head["LastModified"].timestamp(),
+        )
+
+    def list(self, prefix: str) -> Iterator[Stat]:
+        """Every object whose key starts with `prefix`, in key order, without etags, 1,000 at a request."""
+        pages = self._client().get_paginator("list_objects_v2")
+        wanted = self._prefix + check_prefix(prefix)
+        with self._explained("list", prefix):
+            for page in pages.paginate(Bucket=self._bucket, Prefix=wanted):
+                for found in page.get("Contents", ()):
+                    key = found["Key"].removeprefix(self._prefix)
+                    if not problem_of(key):
+                        modified = found["LastModified"].timestamp()
+                        yield Stat(key=key, bytes=found["Size"], etag="", modified=modified)
+
+    def delete(self, key: str) -> None:
+        """Removes the object; no error if it is not there."""
+        name = self._name(key)
+        with self._explained("delete", key):
+            self._client().delete_object(Bucket=self._bucket, Key=name)
+
+    def upload(self, path: Path, key: str) -> None:
+        """Writes a file of any size, in parts where it is large."""
+        name = self._name(key)
+        with self._explained(f"upload {path} to", key), path.open("rb") as file:
+            metadata = {DIGEST: hashlib.file_digest(file, "sha256").hexdigest()}
+            file.seek(0)
+            self._client().upload_fileobj(
+                file, self._bucket, name, ExtraArgs={"Metadata": metadata}, Config=_TRANSFER
+            )
+
+    def download(self, key: str, path: Path) -> None:
+        """Reads into a file of any size, which appears when it is whole and has its digest."""
+        name = self._name(key)
+        aside = path.with_name(f"{RESERVED}{uuid.uuid4().hex}")
+        try:
+            with self._explained(f"download to {path}", key), aside.open("x+b") as file:
+                head = self._client().head_object(Bucket=self._bucket, Key=name)
+                self._client().download_fileobj(self._bucket, name, file, Config=_TRANSFER)
+                file.seek(0)
+                self._check(key, hashlib.file_digest(file, "sha256").hexdigest(), head.get("Metadata", {}))
+                os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def delta(self, name: str) -> tuple[str, dict[str, str]]:
+        """Where deltalake finds the table `name`, and the options that it needs; they hold credentials."""
+        with self._explained("open the table", name):
+            options = delta_options(self._spec, self._client())
+        return f"{self.url}/{check_key(f'tables/{name}')}", options
+
+    def _create(self, key: str, data: bytes) -> str | None:
+        return self._decide(key, data, ({"IfNoneMatch": "*"},), lambda there: there is None)
+
+    def _decide(
+        self,
+        key: str,
+        data: bytes,
+        forms: tuple[Mapping[str, Any], ...],
+        is_still_open: Callable[[str | None], bool],
+    ) -> str | None:
+        """The etag of our bytes, or None if others were first."""
+        try:
+            return decide(
+                lambda: self._ask(key, data, forms), lambda: self._read_back(key), data, is_still_open
+            )
+        except Undecided as undecided:
+            raise explain(undecided.cause, f"write {key} in {self.url}") from undecided.cause
+
+    def _ask(self, key: str, data: bytes, forms: tuple[Mapping[str, Any], ...]) -> Answer:
+        """One conditional write, in each form of its condition until one does not lose."""
+        name, answer, is_in_doubt = self._name(key), Answer(), False
+        for condition in forms:
+            answer = self._ask_once(name, data, condition, key)
+            is_in_doubt |= answer.is_in_doubt
+            if not answer.is_lost:
+                break
+        return replace(answer, is_in_doubt=is_in_doubt)
+
+    def _ask_once(self, name: str, data: bytes, condition: Mapping[str, Any], key: str) -> Answer:
+        try:
+            done = self._client().put_object(
+                Bucket=self._bucket, Key=name, Body=data, Metadata=_digest_of(data), **condition
+            )
+        except (ClientError, BotoCoreError) as error:
+            if is_refused(error):
+                return Answer(is_lost=True, is_in_doubt=_was_retried(error), cause=error)
+            if is_conflict(error):
+                return Answer(is_in_doubt=_was_retried(error), cause=error)
+            if is_unknown(error):
+                return Answer(is_in_doubt=True, cause=error)
+            raise explain(error, f"write {key} in {self.url}") from error
+        return Answer(etag=done["ETag"].strip('"'))
+
+    def _read_back(self, key: str) -> tuple[bytes | None, str | None]:
+        """What is there now, and its etag; twice None if nothing is."""
+        try:
+            with self._explained("read back", key):
+                return self._fetch(key)
+        except NotFound:
+            return None, None
+        except Damaged:
+            raise
+        except (Unreachable, StoreError) as error:
+            raise Undecided(error) from error
+
+    @retry(
+        retry=retry_if_exception_type(_TORN),
+        stop=stop_after_attempt(3),
+        wait=wait_random_exponential(multiplier=0.05, max=1),
+        reraise=True,
+    )
+    def _fetch(self, key: str) -> tuple[bytes, str]:
+        answer = self._client().get_object(Bucket=self._bucket, Key=self._name(key))
+        data = answer["Body"].read()
+        self._check(key, hashlib.sha256(data).hexdigest(), answer.get("Metadata", {}))
+        return data, answer["ETag"].strip('"')
+
+    def _name(self, key: str) -> str:
+        name = self._prefix + check_key(key)
+        if len(name.encode()) > MAX_KEY_BYTES:
+            raise StoreError(
+                f"{key!r} under {self.url} is longer than {MAX_KEY_BYTES} bytes, the limit of S3"
+            )
+        return name
+
+    def _check(self, key: str, digest: str, metadata: Mapping[str, str]) -> None:
+        expected = metadata.get(DIGEST, digest)
+        if expected != digest:
+            raise Damaged(
+                f"{key} in {self.url} is damaged: its SHA-256 is {digest}, but {expected} was written; "
+                "restore it, or delete it so that it is made again"
+            )
+
+    def _client(self) -> S3Client:
+        """This process's client; a forked child makes its own, for connections cannot be shared."""
+        if self._made is None or self._made[0] != os.getpid():
+            with self._explained("open", ""):
+                self._made = (os.getpid(), connect(self._spec))
+        return self._made[1]
+
+    @contextmanager
+    def _explained(self, action: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except FlexibleChecksumError as error:
+            raise Damaged(
+                f"{key} in {self.url} is damaged: its bytes do not match the server's checksum"
+            ) from error
+        except (ClientError, BotoCoreError) as error:
+            raise explain(error, f"{action} {key} in {self.url}") from error
+        except OSError as error:
+            file = f" ({error.filename})" if error.filename else ""
+            raise StoreError(f"cannot {action} {key} in {self.url}: {error.strerror}{file}") from error
+
+
+def _digest_of(data: bytes) -> dict[str, str]:
+    return {DIGEST: hashlib.sha256(data).hexdigest()}
+
+
+def _was_retried(error: Exception) -> bool:
+    """Whether boto3 had sent the request before, so that this answer may be about our own success."""
+    response = getattr(error, "response", {})
+    return bool(response.get("ResponseMetadata", {}).get("RetryAttempts", 0))

@@ -1,6 +1,6 @@
-"""Effects. Reads what a checkpoint says about itself, strictly and without its data: safetensors headers and indexes.
+"""Effects. Reads what a checkpoint says about itself, strictly, without its data: headers and indexes.
 
-Standard library only. Accepts nothing that the `safetensors` library rejects, and refuses more: see `check_header`.
+Standard library only. Accepts nothing that the `safetensors` library rejects, and refuses more.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFile:
-    """One safetensors file: where it is, how its data is laid out, and the bytes in front of the data, verbatim."""
+    """One safetensors file: where it is, how its data lies in it, and the bytes in front of the data."""
 
     path: Path
     entries: Mapping[str, TensorEntry]
@@ -76,8 +76,8 @@ class Layout:
 def check_header(data: bytes, file_bytes: int, file: str) -> dict[str, TensorEntry]:
     """The tensors named by the beginning of a safetensors file, in data order.
 
-    `data` begins at the file's first byte and holds at least the whole header. Beyond the library's own rules: 25 MB,
-    200,000 tensors, 8 dimensions, no repeated or unknown keys, printable names, an object at the very first byte.
+    `data` begins at the file's first byte and holds at least the whole header. Stricter than the library: at most
+    25 MB, 200,000 tensors, 8 dimensions; no repeated or unknown keys; printable names; `{` at byte 8.
     """
     length = header_length(data, file_bytes, file)
     if len(data) < 8 + length:
@@ -106,7 +106,7 @@ def check_header(data: bytes, file_bytes: int, file: str) -> dict[str, TensorEnt
 
 
 def header_length(beginning: bytes, file_bytes: int, file: str) -> int:
-    """Bytes of the JSON header, told by the first eight bytes of the file; a few hundred more help to name a mistake."""
+    """Bytes of the JSON header, from the first eight of the file; a few hundred more help to name a mistake."""
     if file_bytes == 0:
         _refuse(file, "the file is empty", do="Download or export it again.")
     if beginning.startswith(b"version https://git-lfs"):
@@ -141,7 +141,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def read_layout(directory: Path) -> Layout:
-    """Finds and checks every weight file of a model directory, and holds the index against what the files contain."""
+    """Finds and checks every weight file of a model, and holds the index against what the files contain."""
     present = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
     if SINGLE in present and INDEX in present:
         _refuse(
@@ -169,7 +169,7 @@ def read_layout(directory: Path) -> Layout:
 
 
 def check_index(data: bytes, file: str = INDEX) -> tuple[dict[str, str], int | None]:
-    """Tensor name -> shard file name, and the claimed size of all data; shard names are plain names in the directory."""
+    """Tensor name -> shard (a plain name in the same directory), and the claimed bytes of all data."""
     index = parse_object(data, what="the weight index", file=file, max_bytes=MAX_HEADER_BYTES)
     listed = index.get("weight_map")
     if not isinstance(listed, dict) or not listed:

@@ -1,4 +1,4 @@
-"""Pure. Reads JSON from a stranger: bounded, no duplicate keys, and nothing that two parsers would read differently."""
+"""Pure. Reads JSON from a stranger: bounded, and nothing in it that two parsers would read differently."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.contract import BadInput
 MAX_OBJECTS = 250_000
 """Room for 200,000 tensors; each empty object of a hostile file would cost us 64 bytes for its two."""
 MAX_MARKS = 2_500_000
-"""How often each of `"`, `[` and `,` may stand in a file; 200,000 tensors of 8 dimensions need two million quotes."""
+"""How often each of `"`, `[` and `,` may stand in a file; 200,000 tensors need two million quotes."""
 
 
 class _Refused(ValueError):
@@ -20,9 +20,9 @@ class _Refused(ValueError):
 def parse_object(
     data: bytes, *, what: str, file: str, max_bytes: int, may_be_infinite: bool = False
 ) -> dict[str, Any]:
-    """The JSON object in the bytes; `may_be_infinite` admits NaN and Infinity, which model configs do contain.
+    """The JSON object in the bytes; `may_be_infinite` admits NaN and Infinity, which model configs contain.
 
-    Refuses whatever serde_json (the parser of the safetensors library) refuses, and repeated keys, which it does not.
+    Refuses what serde_json, the parser of the safetensors library, refuses; and repeated keys, which it accepts.
     """
 
     def refuse(why: str) -> NoReturn:

@@ -1,0 +1,151 @@
+"""Effects. Reads the tensors of a checkpoint: one at a time into memory of our own, or mapped and shared."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tasks.contract import BadInput, Finding
+from tasks.headers import TensorEntry, WeightFile, open_regular, read_layout
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "U16": torch.uint16,
+    "I32": torch.int32, "U32": torch.uint32, "I64": torch.int64, "U64": torch.uint64,
+    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
+}  # fmt: skip
+"""The dtypes that are read; the 8-bit and smaller floats mean a quantized model and are refused by name."""
+_CHUNK = 1 << 22
+"""Elements looked at together when counting what is not finite: keeps the temporary below 32 MB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The weights of one model directory, headers read and checked, data not yet."""
+
+    directory: Path
+    files: tuple[WeightFile, ...]
+    index: Path | None
+    findings: tuple[Finding, ...]
+    _home: Mapping[str, WeightFile] = field(repr=False)
+    _maps: dict[Path, mmap.mmap] = field(repr=False, default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every tensor, file by file, in data order."""
+        return tuple(self._home)
+
+    @property
+    def bytes(self) -> int:
+        """Of all weight files on disk."""
+        return sum(file.bytes for file in self.files)
+
+    def entry(self, name: str) -> TensorEntry:
+        """Where a tensor lies, and its dtype and shape."""
+        return self._home[name].entries[name]
+
+    def file(self, name: str) -> WeightFile:
+        """The file that holds a tensor."""
+        return self._home[name]
+
+    def read(self, name: str) -> torch.Tensor:
+        """A tensor copied into memory of its own, so that its pages can be given back after it."""
+        entry = self.entry(name)
+        dtype = self.dtype(name)
+        buffer = np.empty(entry.end - entry.begin, dtype=np.uint8)
+        with open_regular(self.file(name).path) as stream:
+            read_exactly(stream.fileno(), buffer.data, entry.begin, self.file(name).path.name)
+        return torch.from_numpy(buffer).view(dtype).reshape(entry.shape)
+
+    def mapped(self, name: str) -> torch.Tensor:
+        """A tensor over the file's own pages, shared by every process that maps them.
+
+        Writing to it is allowed: the page becomes private to this process, the file never changes.
+        """
+        entry = self.entry(name)
+        dtype = self.dtype(name)
+        if entry.elements == 0:
+            return torch.empty(entry.shape, dtype=dtype)
+        if entry.begin % dtype.itemsize:
+            return self.read(name)
+        pages = self._pages(self.file(name).path)
+        return torch.frombuffer(pages, dtype=dtype, count=entry.elements, offset=entry.begin).reshape(
+            entry.shape
+        )
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor in turn, each read on its own."""
+        for name in self.names:
+            yield name, self.read(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """A tensor's dtype; raises BadInput, naming the tensor, for one that cannot be pruned or run."""
+        entry = self.entry(name)
+        if entry.dtype not in DTYPES:
+            raise BadInput(
+                "a tensor cannot be used",
+                why=f"its dtype {entry.dtype} belongs to a quantized or unusual model",
+                do="Use the original model in bfloat16, float16 or float32.",
+                file=self.file(name).path.name,
+                tensor=name,
+            )
+        return DTYPES[entry.dtype]
+
+    def _pages(self, path: Path) -> mmap.mmap:
+        if path not in self._maps:
+            with open_regular(path) as stream:
+                self._maps[path] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        return self._maps[path]
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Reads and checks every header of a model directory; no tensor is touched."""
+    layout = read_layout(directory)
+    home = {name: file for file in layout.files for name in file.entries}
+    return Checkpoint(
+        directory=directory, files=layout.files, index=layout.index, findings=layout.findings, _home=home
+    )
+
+
+def read_exactly(descriptor: int, into: memoryview, offset: int, file: str) -> None:
+    """Fills the buffer from the file at an offset; raises BadInput if the file ends before."""
+    done = 0
+    while done < len(into):
+        count = os.preadv(descriptor, [into[done : done + (1 << 30)]], offset + done)
+        if count == 0:
+            raise BadInput(
+                "the weights cannot be read",
+                why=f"the file ended at byte {offset + done} while it was being read",
+                do="Leave model files alone while they are in use.",
+                file=file,
+            )
+        done += count
+
+
+def count_not_finite(tensor: torch.Tensor) -> int:
+    """How many entries are NaN or infinite; a sum tells nearly always that there are none."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return 0
+    wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    if torch.isfinite(tensor.sum(dtype=wide)):
+        return 0
+    flat = tensor.reshape(-1)
+    parts = (flat[start : start + _CHUNK] for start in range(0, flat.numel(), _CHUNK))
+    return sum(int(part.numel() - torch.isfinite(part).sum().item()) for part in parts)
+
+
+def check_finite(tensor: torch.Tensor, name: str, file: str) -> None:
+    """Raises BadInput if a tensor holds NaN or infinity."""
+    if count := count_not_finite(tensor):
+        raise BadInput(
+            "a weight is not a number",
+            why=f"{count} of {tensor.numel()} entries are NaN or infinite",
+            do="Repair or re-export the model; such a model gives no meaningful output.",
+            file=file,
+            tensor=name,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import random
@@ -412,9 +413,9 @@ def test_the_limit_counts_real_bytes_and_not_what_was_promised(root):
 def test_a_full_disk_is_named_with_what_is_missing_and_what_to_do(root):
     cache = NodeCache(root, 2**62)
     put(cache, "a", 10)
-    with pytest.raises(OSError, match=r"needs \d+ bytes .* free.* larger disk") as caught:
-        with cache.hold(named("b"), 2**60, never):
-            pass
+    missing = r"needs \d+ bytes .* free.* larger disk"
+    with pytest.raises(OSError, match=missing) as caught, cache.hold(named("b"), 2**60, never):
+        pass
     assert caught.value.errno == errno.ENOSPC
     assert leftovers(root) == []
 
@@ -534,3 +535,46 @@ def test_the_cache_directory_may_be_wiped_between_uses(root):
     shutil.rmtree(root / named("a"))
     with cache.hold(named("a"), 10, writes(10)) as path:
         assert (path / "weights").exists()
+
+
+def test_who_waited_on_a_lock_that_eviction_removed_waits_on_the_new_one(root):
+    cache = NodeCache(root, 1000)
+    path = root / ".locks" / named("a")
+    fills = []
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(into: Path) -> None:
+        fills.append(into)
+        inside.set()
+        assert go_on.wait(60)
+        writes(600)(into)
+
+    def ask() -> int:
+        with cache.hold(named("a"), 600, slow) as entry:
+            return (entry / "weights").stat().st_size
+
+    def openings(inode: int) -> int:
+        found = 0
+        for descriptor in os.listdir("/proc/self/fd"):
+            try:
+                found += os.stat(f"/proc/self/fd/{descriptor}").st_ino == inode
+            except FileNotFoundError:
+                continue
+        return found
+
+    with ThreadPoolExecutor(2) as pool, path.open("wb") as evictor:
+        inode = os.fstat(evictor.fileno()).st_ino
+        fcntl.flock(evictor, fcntl.LOCK_SH)  # so that `early` gets as far as asking for it alone
+        early = pool.submit(ask)
+        quiet = 0
+        while quiet < 500:  # it has it open all the time: it waits
+            quiet = quiet + 1 if openings(inode) == 2 else 0
+        path.unlink()
+        late = pool.submit(ask)
+        assert inside.wait(60)
+        fcntl.flock(evictor, fcntl.LOCK_UN)
+        while openings(inode) > 1:
+            pass
+        go_on.set()
+        assert (early.result(60), late.result(60)) == (600, 600)
+    assert len(fills) == 1

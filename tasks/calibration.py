@@ -1,0 +1,131 @@
+"""Effects. Runs examples through a model and sums up the squares of what each layer's inputs were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from tasks.batches import batches
+from tasks.contract import BadInput, Dataset, Finding
+from tasks.data import read
+from tasks.fitting import Fitted, fit
+from tasks.models import Layer, Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What calibration saw of each layer's inputs, by the layer's name."""
+
+    squares: Mapping[str, torch.Tensor]
+    """Sum of squares of each input: float64, on the layer's device, of a shape that broadcasts against
+    `models.rows_of(layer, weight)`: [1, inputs], or [outputs, inputs / groups] where there are groups."""
+    tokens: Mapping[str, int]
+    """How many input vectors were summed: positions of a linear layer, places of the kernel of a convolution."""
+    unreached: tuple[str, ...]
+    """Layers that no example came to; they have no squares."""
+    findings: tuple[Finding, ...]
+    """About the examples."""
+
+
+def input_norms(model: Model, layers: Sequence[Layer], dataset: Dataset) -> Statistics:
+    """The statistics of the layers over a data set.
+
+    Errors: BadInput, if the data set does not fit the model, or an input of a layer is not finite.
+    """
+    return input_norms_over(model, layers, fit(read(dataset), model))
+
+
+def input_norms_over(model: Model, layers: Sequence[Layer], fitted: Fitted) -> Statistics:
+    """The statistics of the layers over examples that fit the model.
+
+    Only examples of the same length run together: without padding, no mask can be misapplied in models that
+    flatten or route their tokens.
+    """
+    squares: dict[str, torch.Tensor] = {}
+    tokens: dict[str, int] = {}
+
+    def add(layer: Layer, module: nn.Module, inputs: torch.Tensor) -> None:
+        total, count = _squares_of(layer, module, inputs)
+        if count:
+            squares[layer.name] = squares[layer.name] + total if layer.name in squares else total
+            tokens[layer.name] = tokens.get(layer.name, 0) + count
+
+    with torch.inference_mode(), _watching(model.module, layers, add):
+        for batch in batches(fitted, model, padded=False):
+            model.module(**batch.inputs)
+    for name, total in squares.items():
+        if not bool(torch.isfinite(total).all()):
+            raise BadInput(
+                "the model cannot be calibrated",
+                why="an input of the layer is NaN or infinite, or its squares overflow",
+                do="Run the model in a wider dtype, or look for what breaks it.",
+                tensor=name,
+            )
+    return Statistics(
+        squares={name: total.clone() for name, total in squares.items()},  # no longer bound to inference mode
+        tokens=tokens,
+        unreached=tuple(layer.name for layer in layers if layer.name not in squares),
+        findings=fitted.findings,
+    )
+
+
+@contextmanager
+def _watching(
+    module: nn.Module, layers: Sequence[Layer], add: Callable[[Layer, nn.Module, torch.Tensor], None]
+) -> Iterator[None]:
+    """Shows the input of every call of a layer to `add`; leaves nothing behind."""
+
+    def watch(layer: Layer) -> Any:
+        def before(part: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            add(layer, part, given[0] if given else next(iter(named.values())))
+
+        return module.get_submodule(layer.name).register_forward_pre_hook(before, with_kwargs=True)
+
+    handles = [watch(layer) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _squares_of(layer: Layer, module: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, int]:
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        return _squares_of_convolution(layer, module, inputs)
+    vectors = inputs.reshape(-1, layer.inputs)
+    return vectors.float().square().sum(0, keepdim=True, dtype=torch.float64), len(vectors)
+
+
+def _squares_of_convolution(
+    layer: Layer, module: nn.Conv1d | nn.Conv2d, inputs: torch.Tensor
+) -> tuple[torch.Tensor, int]:
+    """What summing the squares of the unfolded input gives, one kernel element at a time instead of all at once."""
+    spatial = len(module.kernel_size)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = nn.functional.pad(inputs.float(), module._reversed_padding_repeated_twice, mode=mode)
+    places = [
+        (padded.shape[2 + axis] - module.dilation[axis] * (module.kernel_size[axis] - 1) - 1)
+        // module.stride[axis]
+        + 1
+        for axis in range(spatial)
+    ]
+    elements = []
+    for offsets in product(*map(range, module.kernel_size)):
+        window = padded
+        for axis, offset in enumerate(offsets):
+            start = offset * module.dilation[axis]
+            stop = start + module.stride[axis] * (places[axis] - 1) + 1
+            window = window[(slice(None),) * (2 + axis) + (slice(start, stop, module.stride[axis]),)]
+        around = [0, *range(2, 2 + spatial)]
+        elements.append(window.square().sum(around, dtype=torch.float64))
+    total = torch.stack(elements, dim=1).reshape(layer.groups, -1)
+    if layer.groups > 1:
+        total = total.repeat_interleave(layer.outputs // layer.groups, 0)
+    return total, len(inputs) * prod(places)

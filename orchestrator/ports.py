@@ -123,3 +123,6 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Seconds since the epoch."""
+
+    def sleep(self, seconds: float) -> None:
+        """Lets time pass."""

@@ -1,0 +1,184 @@
+"""Effects. Attempts as Ray tasks; the only file that imports ray. Ray's own retries are off: `retry` owns them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # every listener of a local cluster on loopback
+os.environ.setdefault("RAY_task_oom_retries", "0")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import exceptions as ray_errors
+
+from orchestrator.domain import Failure, FailureClass, Pool, UnitReport
+from orchestrator.errors import Unreachable
+from orchestrator.labels import satisfies
+from orchestrator.ports import Assignment, AttemptEnded
+
+Body = Callable[[Any], tuple[UnitReport, ...]]
+
+OBJECT_STORE_BYTES = 128 * 2**20  # no weights travel through it, only a few hundred bytes a unit
+NODES_EVERY_SECONDS = 2.0
+MEMORY_STEP = 2**29  # few distinct shapes: Ray keeps one scheduling class for each
+
+CLASSES: tuple[tuple[type[BaseException], FailureClass], ...] = (
+    (ray_errors.OutOfMemoryError, FailureClass.MEMORY),
+    (ray_errors.ObjectStoreFullError, FailureClass.MEMORY),
+    (ray_errors.OutOfDiskError, FailureClass.STORAGE),
+    (ray_errors.RuntimeEnvSetupError, FailureClass.ENVIRONMENT),
+    (ray_errors.TaskUnschedulableError, FailureClass.ENVIRONMENT),
+    (ray_errors.TaskPlacementGroupRemoved, FailureClass.ENVIRONMENT),
+    (ray_errors.AuthenticationError, FailureClass.PERMISSION),
+    (ray_errors.TaskCancelledError, FailureClass.TIMEOUT),
+    (ray_errors.WorkerCrashedError, FailureClass.POISON),
+    (ray_errors.NodeDiedError, FailureClass.INFRASTRUCTURE),
+    (ray_errors.LocalRayletDiedError, FailureClass.INFRASTRUCTURE),
+    (ray_errors.ObjectLostError, FailureClass.INFRASTRUCTURE),
+    (ray_errors.RaySystemError, FailureClass.INFRASTRUCTURE),
+    (ray_errors.RpcError, FailureClass.INFRASTRUCTURE),
+    (ray_errors.RayTaskError, FailureClass.INTERNAL),
+    (ray_errors.RayError, FailureClass.INFRASTRUCTURE),
+)
+"""From child to parent class: the first that fits is meant."""
+
+
+def classify(error: BaseException) -> FailureClass:
+    """The failure class of an exception that Ray raised for an attempt."""
+    if isinstance(error, ray_errors.RayActorError) and error.preempted:
+        return FailureClass.PREEMPTION
+    return next((kind for cls, kind in CLASSES if isinstance(error, cls)), FailureClass.INTERNAL)
+
+
+@dataclass(slots=True)
+class RayBackend:
+    """A connection to a Ray cluster: one that it starts on this machine's loopback, or one that is there."""
+
+    pools: Mapping[str, Pool]
+    body: Body
+    remote: Any
+    temporary: Path | None
+    refs: dict[Any, str] = field(default_factory=dict)
+    started: dict[str, float] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
+    seen_at: float = float("-inf")
+
+    def capacity(self) -> dict[str, int]:
+        """Slots that the nodes alive now give each pool, at most as many as the spec says; looked up every 2 s."""
+        if time.monotonic() - self.seen_at > NODES_EVERY_SECONDS:
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            self.seen = {name: _slots(pool, nodes) for name, pool in self.pools.items()}
+            self.seen_at = time.monotonic()
+        return dict(self.seen)
+
+    def submit(self, assignment: Assignment) -> None:
+        """Sends the attempt to Ray with its pool's resources and labels."""
+        pool = assignment.pool
+        options: dict[str, Any] = {
+            "num_cpus": pool.cpus_per_shard,
+            "num_gpus": pool.gpus_per_shard,
+            "name": assignment.attempt_id,
+        }
+        if pool.label_selector:
+            options["label_selector"] = dict(pool.label_selector)
+        if pool.memory_bytes is not None:
+            options["memory"] = -(-assignment.shard.memory_bytes // MEMORY_STEP) * MEMORY_STEP
+        ref = self.remote.options(**options).remote(assignment.payload)
+        self.refs[ref] = assignment.attempt_id
+        self.started[assignment.attempt_id] = time.monotonic()
+
+    def wait(self, seconds: float) -> Sequence[AttemptEnded]:
+        """Attempts that ended: waits for the first one, then takes all that are there."""
+        if not self.refs:
+            return ()
+        refs = list(self.refs)
+        first, _ = ray.wait(refs, num_returns=1, timeout=seconds, fetch_local=False)
+        if not first:
+            return ()
+        ended, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
+        return tuple(self._end(ref) for ref in ended or first)
+
+    def cancel(self, attempt_id: str, *, force: bool) -> None:
+        """Raises KeyboardInterrupt in the task, or kills its worker."""
+        for ref, name in self.refs.items():
+            if name == attempt_id:
+                ray.cancel(ref, force=force)
+
+    def close(self) -> None:
+        """Leaves the cluster; one that was started here ends."""
+        self.refs.clear()
+        ray.shutdown()
+        if self.temporary is not None:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def _end(self, ref: Any) -> AttemptEnded:
+        attempt_id = self.refs.pop(ref)
+        seconds = time.monotonic() - self.started.pop(attempt_id)
+        try:
+            reports, node = ray.get(ref)
+        except ray_errors.RayError as error:
+            text = str(error).strip().splitlines()
+            failure = Failure(failure_class=classify(error), error=(text[0] if text else type(error).__name__)[:1000])
+            return AttemptEnded(attempt_id=attempt_id, failure=failure, wall_seconds=seconds)
+        return AttemptEnded(attempt_id=attempt_id, reports=reports, node=node, wall_seconds=seconds)
+
+
+def connect(pools: Mapping[str, Pool], body: Body, address: str | None) -> RayBackend:
+    """Starts a cluster on this machine, or joins the one at `address` (`auto` or host:port).
+
+    Errors: Unreachable.
+    """
+    temporary = None
+    try:
+        if address is None:
+            temporary = Path(tempfile.mkdtemp(prefix="pf-"))
+            cpus = sum(pool.cpus for pool in pools.values() if not pool.label_selector)
+            ray.init(
+                address="local",
+                num_cpus=max(1, int(cpus)),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                configure_logging=False,
+                log_to_driver=False,
+                _temp_dir=str(temporary),
+            )
+        else:
+            ray.init(address=address, configure_logging=False, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError, ray_errors.RayError) as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise Unreachable(f"{where} cannot be used: {reason}. Is it running, and is its token set?") from error
+    return RayBackend(pools=pools, body=body, remote=_remote(body), temporary=temporary)
+
+
+def _remote(body: Body) -> Any:
+    def run(payload: Any) -> tuple[tuple[UnitReport, ...], str]:
+        return body(payload), ray.util.get_node_ip_address()
+
+    return ray.remote(max_retries=0, retry_exceptions=False, enable_task_events=False)(run)
+
+
+def _slots(pool: Pool, nodes: Sequence[Mapping[str, Any]]) -> int:
+    return min(pool.slots, sum(_slots_on(pool, node) for node in nodes))
+
+
+def _slots_on(pool: Pool, node: Mapping[str, Any]) -> int:
+    if not satisfies(node.get("Labels", {}), pool.label_selector):
+        return 0
+    have = node["Resources"]
+    limits = [
+        have.get(resource, 0.0) / asked
+        for resource, asked in (("CPU", pool.cpus_per_shard), ("GPU", pool.gpus_per_shard))
+        if asked
+    ]
+    return int(min(limits, default=0))

@@ -1,0 +1,396 @@
+"""Effects. The command line: data on stdout, talk on stderr, and exit codes that are never renumbered."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from orchestrator.errors import PrunefleetError
+
+if TYPE_CHECKING:
+    from orchestrator.controller import Signals
+    from orchestrator.execution import RunSummary
+    from orchestrator.survey import Survey
+
+EXIT_HAS_WORK = 6
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Compress whole registries of models, every night, on a Ray cluster.",
+)
+out = Console(soft_wrap=True)
+talk = Console(stderr=True)
+
+FleetFile = Annotated[Path, typer.Argument(metavar="FLEET", help="The fleet file, fleet.yaml.")]
+StoreOption = Annotated[
+    str | None, typer.Option("--store", help="A store's URL, or a fleet file that names it. Default: fleet.yaml.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> NoReturn:
+    """Runs the command line; every expected error ends in one message and its own exit code."""
+    try:
+        app(standalone_mode=True)
+    except PrunefleetError as error:
+        talk.print(f"prunefleet: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(75) from None
+    raise SystemExit(0)
+
+
+@app.command()
+def init(
+    registry: Annotated[Path, typer.Argument(help="A directory of models: NAME/VERSION/config.json.")] = Path("models"),
+    to: Annotated[Path, typer.Option("--to", help="Where to write.")] = Path("fleet.yaml"),
+) -> None:
+    """Write a commented, working fleet.yaml for a registry."""
+    from orchestrator.starter import starter_fleet
+
+    text = starter_fleet(registry, to)
+    try:
+        with to.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        from orchestrator.errors import UsageError
+
+        raise UsageError(f"{to} exists; move it away or choose another name with --to") from None
+    talk.print(f"wrote {to}; next: prunefleet plan {to}", markup=False, highlight=False)
+
+
+@app.command()
+def plan(
+    fleet: FleetFile,
+    as_json: AsJson = False,
+    units: Annotated[bool, typer.Option("--units", help="List every unit with its state and why.")] = False,
+    detailed_exitcode: Annotated[bool, typer.Option(help="Exit with 6 if there is work to do.")] = False,
+) -> None:
+    """Show what a run would do, what is cached, what cannot be done and why, and what it should take."""
+    from orchestrator import planview
+
+    seen = _survey(fleet)
+    if as_json:
+        _print_json(planview.as_json(seen.plan, seen.placement, seen.pools, seen.costs))
+    else:
+        _show_plan(seen, units=units)
+    if detailed_exitcode and len(seen.plan.todo) > len(seen.placement.misfits):
+        raise typer.Exit(EXIT_HAS_WORK)
+
+
+@app.command()
+def run(
+    fleet: FleetFile,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster: auto or host:port. Default: one on this machine.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="ray, or local for child processes without Ray.")] = "ray",
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve Prometheus metrics on this loopback port while running; 0 takes a free one.")
+    ] = None,
+    budget_hours: Annotated[
+        float | None, typer.Option(min=0.0, help="Start nothing more after so many hours; the rest is carried over.")
+    ] = None,
+    max_failures: Annotated[int | None, typer.Option(min=0, help="Start nothing more once more units failed.")] = None,
+    retry_quarantined: Annotated[bool, typer.Option(help="Also try what is quarantined.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Where this machine's nodes cache models and data.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Carry the plan out and write the report."""
+    from orchestrator.execution import RunOptions, execute
+    from orchestrator.metrics import RunMetrics
+    from orchestrator.terminal import LiveView
+
+    connect = _backend(backend, address)
+    seen = _survey(fleet, retry_quarantined=retry_quarantined)
+    if not quiet and not as_json:
+        _show_plan(seen, units=False)
+    metrics = RunMetrics(seen.pools, seen.fleet.recipes)
+    metrics.planned(seen.plan, seen.placement.lower_bound_seconds, time.time())
+    if metrics_port is not None:
+        port = metrics.serve(metrics_port)
+        talk.print(f"metrics: http://127.0.0.1:{port}/metrics", markup=False, highlight=False)
+    options = RunOptions(
+        cache_root=str(cache or _default_cache()),
+        stop_at=time.time() + budget_hours * 3600 if budget_hours is not None else None,
+        max_failures=max_failures,
+        actor=os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown",
+    )
+    with _signals() as signals, LiveView(talk, seen.pools, len(seen.plan.todo), quiet=quiet or as_json) as view:
+        summary = execute(seen, connect, options, signals, watchers=(view, metrics))
+    metrics.closed(summary.exit_code, time.time())
+    if as_json:
+        _print_json(_summary_json(seen, summary))
+    else:
+        _show_summary(seen, summary)
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def status(
+    run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id; default: the latest ones.")] = None,
+    store: StoreOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show runs, from the store alone."""
+    from orchestrator import runs
+
+    opened = _open_store(store)
+    found = [runs.read_status(opened, run_id)] if run_id else runs.list_runs(opened)
+    if as_json:
+        _print_json(found[0] if run_id else found)
+        return
+    if not found:
+        talk.print("no run yet", markup=False)
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("run", "fleet", "state", "wanted", "done before", "done", "failed", "left", "exit"):
+        table.add_column(column, overflow="fold")
+    for row in found:
+        counts = row.get("units", {})
+        failed = counts.get("failed", 0) + counts.get("quarantined", 0)
+        left = sum(counts.get(state, 0) for state in ("waiting", "ready", "running"))
+        cells = (row.get("run_id"), row.get("fleet"), row.get("outcome") or row.get("state"), row.get("wanted"))
+        more = (row.get("done_before"), counts.get("done", 0), failed, left, row.get("exit_code", ""))
+        table.add_row(*(escape(str(cell)) for cell in (*cells, *more)))
+    out.print(table)
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help='For example "SELECT * FROM verdicts".')],
+    store: StoreOption = None,
+    as_json: AsJson = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Ask the results in SQL (DuckDB); `SHOW TABLES` lists what there is."""
+    from orchestrator.querying import query as ask
+
+    table = ask(_open_store(store), sql)
+    if as_json:
+        _print_json(table.to_pylist())
+    elif csv:
+        import pyarrow.csv
+
+        pyarrow.csv.write_csv(table, sys.stdout.buffer)
+    else:
+        from orchestrator.wording import plain
+
+        shown = Table(box=None, pad_edge=False)
+        for name in table.column_names:
+            shown.add_column(escape(plain(name)), overflow="fold")
+        for row in table.to_pylist():
+            shown.add_row(*(escape(plain(_cell(value), 200)) for value in row.values()))
+        out.print(shown)
+
+
+@app.command()
+def report(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or `latest`.")] = "latest",
+    store: StoreOption = None,
+    to: Annotated[Path | None, typer.Option("--to", help="Where to write the HTML page; default: print its text.")] = None,
+) -> None:
+    """Write a run's report (HTML) to a file, or print its summary (Markdown)."""
+    from orchestrator import runs
+
+    opened = _open_store(store)
+    chosen = runs.latest(opened) if run_id == "latest" else run_id
+    name = "report.html" if to else "report.md"
+    text = runs.read_report(opened, chosen, name)
+    if to:
+        to.write_bytes(text)
+        talk.print(f"wrote {to}", markup=False, highlight=False)
+    else:
+        sys.stdout.write(text.decode())
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a fleet file."""
+    from orchestrator.spec import json_schema
+
+    sys.stdout.write(json_schema())
+
+
+def _survey(fleet: Path, *, retry_quarantined: bool = False) -> Survey:
+    from orchestrator.survey import read_fleet, survey
+
+    spec, text = read_fleet(fleet)
+    return survey(spec, text, time.time(), retry_quarantined=retry_quarantined)
+
+
+def _open_store(option: str | None) -> Any:
+    from orchestrator.spec import StoreSpec
+    from orchestrator.stores.opening import open_store
+    from orchestrator.survey import read_fleet
+
+    if option and not option.endswith((".yaml", ".yml")):
+        return open_store(StoreSpec(url=option if "://" in option else str(Path(option).resolve())))
+    return open_store(read_fleet(Path(option or "fleet.yaml"))[0].store)
+
+
+def _backend(name: str, address: str | None) -> Any:
+    from orchestrator.errors import UsageError
+
+    if name == "local":
+        if address:
+            raise UsageError("--backend local runs on this machine; it has no --address")
+
+        def local(pools: Any, body: Any) -> Any:
+            from orchestrator.backends.local_backend import LocalBackend
+
+            return LocalBackend(pools=pools, body=body)
+
+        return local
+    if name != "ray":
+        raise UsageError(f"there is no backend {name!r}; known: ray, local")
+
+    def ray(pools: Any, body: Any) -> Any:
+        from orchestrator.backends.ray_backend import connect
+
+        return connect(pools, body, address)
+
+    return ray
+
+
+@contextmanager
+def _signals() -> Iterator[Signals]:
+    """SIGTERM and Ctrl-C: the first one lets what runs end, the second one stops at once; both are resumable."""
+    from orchestrator.controller import Signals
+
+    signals = Signals()
+
+    def heed(number: int, frame: FrameType | None) -> None:
+        if signals.drain:
+            raise KeyboardInterrupt
+        signals.drain = f"stopped by {signal.Signals(number).name}"
+        talk.print(f"{signals.drain}: waiting for what runs; again to stop at once", markup=False)
+
+    old = {number: signal.signal(number, heed) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield signals
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunefleet"
+
+
+def _show_plan(seen: Survey, *, units: bool) -> None:
+    from orchestrator import planview
+    from orchestrator.wording import duration, plain, size
+
+    for warning in seen.warnings:
+        talk.print(f"warning: {plain(warning, 400)}", style="yellow", markup=False, highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("recipe", "models", *(task.value for task in planview.TASKS)):
+        table.add_column(column)
+    for row in planview.recipe_rows(seen.plan):
+        cells = ["{}/{}".format(*row[task.value]) if task.value in row else "" for task in planview.TASKS]
+        table.add_row(escape(row["recipe"]), str(row["models"]), *cells)
+    talk.print(table)
+    for item in seen.plan.impossible:
+        talk.print(f"cannot: {plain(item.subject)}: {plain(item.reason, 600)}", style="red", markup=False, highlight=False)
+    for key, reason in seen.plan.quarantined.items():
+        unit = seen.plan.units[key]
+        talk.print(
+            f"quarantined: {unit.task.value} of {plain(unit.model.id)}: {plain(reason, 400)}",
+            style="red",
+            markup=False,
+            highlight=False,
+        )
+    for reason in sorted(set(seen.placement.misfits.values())):
+        talk.print(f"cannot: {plain(reason, 400)}", style="red", markup=False, highlight=False)
+    summary = planview.summary(seen.plan, seen.placement, seen.pools)
+    if not summary["to_do"]:
+        talk.print(f"nothing to do: {summary['done']} of {summary['wanted']} units are done", markup=False, highlight=False)
+    else:
+        talk.print(
+            f"{summary['to_do']} units to do, {summary['done']} cached, {summary['impossible']} impossible; "
+            f"about {duration(summary['predicted_work_seconds'])} of work, "
+            f"at least {duration(summary['lower_bound_seconds'])} on these pools, "
+            f"up to {size(summary['peak_memory_bytes'])} of memory a shard"
+            + (f", about ${summary['predicted_cost_dollars']:.2f}" if summary["predicted_cost_dollars"] else ""),
+            markup=False,
+            highlight=False,
+        )
+    if units:
+        listing = Table(box=None, pad_edge=False)
+        for column in ("unit", "task", "model", "recipe", "state", "why"):
+            listing.add_column(column, overflow="fold")
+        for key in seen.plan.units:
+            row = planview.unit_row(seen.plan, seen.placement, key, seen.pools, seen.costs)
+            cells = (key[:12], row["task"], plain(row["model"]), row["recipe"], row["state"], plain(row["why"], 200))
+            listing.add_row(*(escape(str(cell)) for cell in cells))
+        out.print(listing)
+
+
+def _show_summary(seen: Survey, summary: RunSummary) -> None:
+    from orchestrator.wording import plain
+
+    counts = summary.counts
+    failed = counts["failed"] + counts["quarantined"]
+    talk.print(
+        f"run {summary.run_id}: {summary.outcome}; {counts['done']} done, {failed} failed, "
+        f"{summary.carried_over} carried over",
+        markup=False,
+        highlight=False,
+    )
+    if summary.stop_reason:
+        talk.print(f"stopped: {plain(summary.stop_reason, 400)}", style="yellow", markup=False, highlight=False)
+    if summary.verdicts:
+        told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(summary.verdicts.items()))
+        talk.print(f"verdicts: {told}", markup=False, highlight=False)
+    for item in summary.published:
+        talk.print(f"published: {plain(item.text, 200)}", style="green", markup=False, highlight=False)
+    talk.print(
+        f"report: {seen.store.url.rstrip('/')}/runs/{summary.run_id}/report.html", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def _summary_json(seen: Survey, summary: RunSummary) -> dict[str, Any]:
+    return {
+        "run_id": summary.run_id,
+        "outcome": summary.outcome,
+        "exit_code": summary.exit_code,
+        "units": dict(summary.counts),
+        "verdicts": dict(summary.verdicts),
+        "published": [item.text for item in summary.published],
+        "carried_over": summary.carried_over,
+        "stop_reason": summary.stop_reason,
+        "report": f"{seen.store.url.rstrip('/')}/runs/{summary.run_id}/report.html",
+    }
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

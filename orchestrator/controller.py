@@ -1,0 +1,173 @@
+"""Effects. The one loop: decide, carry out, wait, observe; it owns the clock and holds no state of its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from orchestrator import quarantine
+from orchestrator.costs import Costs
+from orchestrator.domain import Failure, Plan, Pool, Shard, Unit, UnitStatus
+from orchestrator.ports import Assignment, AttemptEnded, Backend, Clock, ObjectStore
+from orchestrator.scheduling import (
+    Cancel,
+    Order,
+    Progress,
+    Start,
+    Stop,
+    UnitState,
+    begin,
+    decide,
+    drain,
+    next_wake,
+    observe,
+)
+
+LONGEST_WAIT_SECONDS = 1.0  # so that a signal or a new node is noticed soon
+
+
+class Watcher(Protocol):
+    """Somebody who looks on: metrics, the terminal, the run's record."""
+
+    def begun(self, start: Start, at: float) -> None:
+        """An attempt starts."""
+
+    def ended(self, event: AttemptEnded, shard: Shard, plan: Plan, at: float) -> None:
+        """An attempt is over."""
+
+    def looked(self, progress: Progress, capacity: Mapping[str, int], at: float) -> None:
+        """The loop has gone round once."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        """Lets time pass."""
+        time.sleep(seconds)
+
+
+@dataclass(slots=True)
+class Signals:
+    """What the outside may ask of a running loop; set from a signal handler, read once a round."""
+
+    drain: str = ""
+    """Why to start nothing more; empty while nobody asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Controller:
+    """What the loop works with."""
+
+    run_id: str
+    store: ObjectStore
+    backend: Backend
+    clock: Clock
+    payload: Callable[[Start], Any]
+    """An order's values for the worker."""
+    watchers: Sequence[Watcher] = ()
+    signals: Signals = field(default_factory=Signals)
+    stop_at: float | None = None
+    max_failures: int | None = None
+
+    def run(self, plan: Plan, pools: Mapping[str, Pool], costs: Costs, misfits: Mapping[str, str]) -> Progress:
+        """Carries out the plan until nothing is left to start and nothing runs; the final state."""
+        progress = begin(plan, pools, costs, misfits)
+        while not progress.is_over:
+            at = self.clock.now()
+            self._heed(progress, at)
+            capacity = self.backend.capacity()
+            for order in decide(progress, capacity, at):
+                self._carry_out(order, pools, at)
+            for watcher in self.watchers:
+                watcher.looked(progress, capacity, at)
+            self._take_in(progress, self._wait(progress, at))
+        for watcher in self.watchers:
+            watcher.looked(progress, self.backend.capacity(), self.clock.now())
+        return progress
+
+    def _heed(self, progress: Progress, at: float) -> None:
+        if self.signals.drain:
+            drain(progress, self.signals.drain)
+        if self.stop_at is not None and at >= self.stop_at:
+            drain(progress, "the window or the budget has ended")
+        failed = progress.counts[UnitState.FAILED] + progress.counts[UnitState.QUARANTINED]
+        if self.max_failures is not None and failed > self.max_failures:
+            drain(progress, f"{failed} units have failed; --max-failures allows {self.max_failures}")
+
+    def _carry_out(self, order: Order, pools: Mapping[str, Pool], at: float) -> None:
+        match order:
+            case Start(attempt_id=attempt_id, shard=shard):
+                self.backend.submit(
+                    Assignment(
+                        attempt_id=attempt_id, shard=shard, pool=pools[shard.pool], payload=self.payload(order)
+                    )
+                )
+                for watcher in self.watchers:
+                    watcher.begun(order, at)
+            case Cancel(attempt_id=attempt_id, force=force):
+                self.backend.cancel(attempt_id, force=force)
+            case Stop():
+                pass
+
+    def _wait(self, progress: Progress, at: float) -> Sequence[AttemptEnded]:
+        seconds = min(LONGEST_WAIT_SECONDS, next_wake(progress, at))
+        if progress.running:
+            return self.backend.wait(seconds)
+        if not progress.is_over:
+            self.clock.sleep(max(seconds, 0.01))
+        return ()
+
+    def _take_in(self, progress: Progress, ended: Sequence[AttemptEnded]) -> None:
+        for event in ended:
+            at = self.clock.now()
+            attempt = progress.running.get(event.attempt_id)
+            if attempt is None:
+                continue
+            known = set(progress.quarantine)
+            observe(progress, event, at)
+            self._record(progress, event, attempt.shard, at)
+            for key in progress.quarantine.keys() - known:
+                quarantine.put(self.store, progress.plan.units[key], progress.quarantine[key], self.run_id, at)
+            for watcher in self.watchers:
+                watcher.ended(event, attempt.shard, progress.plan, at)
+
+    def _record(self, progress: Progress, event: AttemptEnded, shard: Shard, at: float) -> None:
+        """One object for each attempt that failed in part or whole; a good attempt's record are its results."""
+        failed = [report for report in event.reports if report.status is UnitStatus.FAILED and report.failure]
+        rows = [
+            self._row(event, shard, progress.plan.units[report.key], report.failure)
+            for report in failed
+            if report.failure
+        ]
+        if event.failure:
+            rows += [self._row(event, shard, progress.plan.units[key], event.failure) for key in shard.units]
+        if rows:
+            key = f"runs/{self.run_id}/attempts/{event.attempt_id}.json"
+            self.store.put_if_absent(key, json.dumps(rows).encode())
+
+    def _row(self, event: AttemptEnded, shard: Shard, unit: Unit, failure: Failure) -> dict[str, Any]:
+        return {
+            "unit_key": unit.key,
+            "run_id": self.run_id,
+            "registry": unit.model.registry,
+            "model": unit.model.name,
+            "version": unit.model.version,
+            "model_digest": unit.model.digest,
+            "recipe": unit.recipe,
+            "shard_id": shard.id,
+            "attempt": event.attempt_id,
+            "pool": shard.pool,
+            "node": event.node,
+            "failure_class": failure.failure_class.value,
+            "error": failure.error,
+            "file": failure.file,
+            "line": failure.line,
+        }

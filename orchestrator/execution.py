@@ -1,0 +1,292 @@
+"""Effects. Carries a survey out: records the run, runs the loop, publishes, folds, reports, and says how it ended."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.controller import Controller, Signals, SystemClock, Watcher
+from orchestrator.datafiles import share_data
+from orchestrator.domain import FailureClass, Judgement, Plan, Pool, Shard, Unit, UnitStatus
+from orchestrator.ports import AttemptEnded, Backend
+from orchestrator.publication import Published, publish_passed
+from orchestrator.scheduling import Progress, Start, UnitState
+from orchestrator.survey import Survey, write_costs
+from orchestrator.worker import ShardOrder, run_shard
+
+STATUS_EVERY_SECONDS = 5.0
+
+EXIT_OK, EXIT_BLOCKED, EXIT_FAILED, EXIT_INCONCLUSIVE = 0, 3, 4, 5
+EXIT_UNREACHABLE, EXIT_INTERRUPTED, EXIT_NOT_PERMITTED = 69, 75, 77
+
+Connect = Callable[[Mapping[str, Pool], Callable[[Any], Any]], Backend]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a run is to go, beside what its fleet says."""
+
+    cache_root: str
+    stop_at: float | None = None
+    max_failures: int | None = None
+    actor: str = "prunefleet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """How a run ended."""
+
+    run_id: str
+    exit_code: int
+    outcome: str
+    counts: Mapping[str, int]
+    verdicts: Mapping[str, int]
+    """Of the judge units finished in this run."""
+    published: tuple[Published, ...]
+    carried_over: int
+    stop_reason: str = ""
+
+
+@dataclass(slots=True)
+class _Record:
+    """A watcher that keeps the run's own record: durations for the cost model, and status.json for `status`."""
+
+    survey: Survey
+    run_id: str
+    started_at: float
+    measured: list[tuple[Unit, Pool, float]] = field(default_factory=list)
+    findings: Counter[str] = field(default_factory=Counter)
+    judged: list[str] = field(default_factory=list)
+    written_at: float = float("-inf")
+    cost: float = 0.0
+
+    def begun(self, start: Start, at: float) -> None:
+        """An attempt starts."""
+
+    def ended(self, event: AttemptEnded, shard: Shard, plan: Plan, at: float) -> None:
+        """An attempt is over."""
+        for report in event.reports:
+            self.findings.update(report.findings)
+            if report.status is UnitStatus.FAILED:
+                continue
+            unit = plan.units[report.key]
+            if unit.task.value == "judge":
+                self.judged.append(unit.key)
+            if report.status is UnitStatus.DONE:
+                self.measured.append((unit, self.survey.pools[shard.pool], report.wall_seconds))
+
+    def looked(self, progress: Progress, capacity: Mapping[str, int], at: float) -> None:
+        """The loop has gone round once: the status is written now and then, and costs at most a twentieth of the time."""
+        if at - self.written_at < STATUS_EVERY_SECONDS:
+            return
+        before = time.perf_counter()
+        eta = progress.seconds_left(sum(capacity.values()))
+        write_status(self.survey, self.run_id, "running", self.started_at, at, progress.counts, {"eta_seconds": eta})
+        self.written_at = at + 19 * (time.perf_counter() - before)
+
+
+def new_run_id(at: float) -> str:
+    """Sorts by time; two runs of one second differ."""
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(at))}-{secrets.token_hex(3)}"
+
+
+def execute(
+    survey: Survey,
+    connect: Connect,
+    options: RunOptions,
+    signals: Signals,
+    watchers: Sequence[Watcher] = (),
+    run_id: str | None = None,
+) -> RunSummary:
+    """Carries the plan out. A plan without work starts no cluster; what only needs publishing or folding still is."""
+    clock = SystemClock()
+    started_at = clock.now()
+    run_id = run_id or new_run_id(started_at)
+    record = _Record(survey=survey, run_id=run_id, started_at=started_at)
+    _open_run(survey, run_id, started_at)
+    progress: Progress | None = None
+    if survey.plan.todo:
+        share_data(survey.store, [unit.step.data for unit in _units_to_do(survey.plan) if unit.step.data])
+        backend = connect(survey.pools, run_shard)
+        try:
+            controller = Controller(
+                run_id=run_id,
+                store=survey.store,
+                backend=backend,
+                clock=clock,
+                payload=lambda start: _order(survey, run_id, start, options),
+                watchers=(record, *watchers),
+                signals=signals,
+                stop_at=options.stop_at,
+                max_failures=options.max_failures,
+            )
+            progress = controller.run(survey.plan, survey.pools, survey.costs, survey.placement.misfits)
+        finally:
+            backend.close()
+        write_costs(survey.store, survey.costs.learnt(record.measured))
+    published = publish_passed(survey, run_id, clock.now(), options.actor)
+    return _close_run(survey, record, progress, published, signals, clock.now())
+
+
+def _units_to_do(plan: Plan) -> list[Unit]:
+    return [plan.units[key] for key in plan.todo]
+
+
+def _order(survey: Survey, run_id: str, start: Start, options: RunOptions) -> ShardOrder:
+    units = tuple(survey.plan.units[key] for key in start.shard.units)
+    pool = survey.pools[start.shard.pool]
+    return ShardOrder(
+        run_id=run_id,
+        attempt_id=start.attempt_id,
+        shard=start.shard,
+        pool=pool,
+        units=units,
+        need_tasks={need: survey.plan.units[need].task.value for unit in units for need in unit.needs},
+        predicted_seconds={unit.key: survey.costs.estimate(unit, pool).seconds for unit in units},
+        store=survey.fleet.store,
+        registries={unit.model.registry: survey.fleet.registries[unit.model.registry] for unit in units},
+        cache_root=options.cache_root,
+        cache_bytes=survey.fleet.cache_bytes,
+    )
+
+
+def _open_run(survey: Survey, run_id: str, at: float) -> None:
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from orchestrator.planview import state_of
+
+    plan = survey.plan
+    rows = [
+        {
+            "unit_key": key,
+            "task": plan.units[key].task.value,
+            "registry": chain.model.registry,
+            "model": chain.model.name,
+            "version": chain.model.version,
+            "model_digest": chain.model.digest,
+            "recipe": chain.recipe,
+            "state": state_of(plan, survey.placement, key)[0],
+        }
+        for chain in plan.chains
+        for key in chain.units
+    ]
+    columns = ("unit_key", "task", "registry", "model", "version", "model_digest", "recipe", "state")
+    table = pa.Table.from_pylist(rows, schema=pa.schema([(column, pa.string()) for column in columns]))
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    survey.store.put(f"runs/{run_id}/fleet.yaml", survey.fleet_text.encode())
+    survey.store.put(f"runs/{run_id}/plan.parquet", buffer.getvalue())
+    write_status(survey, run_id, "running", at, at, Counter({UnitState.WAITING: len(plan.todo)}), {})
+
+
+def write_status(
+    survey: Survey,
+    run_id: str,
+    state: str,
+    started_at: float,
+    at: float,
+    counts: Mapping[UnitState, int],
+    more: Mapping[str, Any],
+) -> None:
+    """Overwrites the run's status: what `status` shows while the run lives and after it."""
+    plan = survey.plan
+    status = {
+        "run_id": run_id,
+        "fleet": plan.fleet,
+        "state": state,
+        "started_at": started_at,
+        "updated_at": at,
+        "wanted": len(plan.units),
+        "done_before": len(plan.done),
+        "to_do": len(plan.todo),
+        "impossible": len(plan.impossible) + len(survey.placement.misfits),
+        "quarantined": len(plan.quarantined),
+        "units": {unit_state.value: counts.get(unit_state, 0) for unit_state in UnitState},
+        **more,
+    }
+    survey.store.put(f"runs/{run_id}/status.json", json.dumps(status, indent=1).encode())
+
+
+def _close_run(
+    survey: Survey,
+    record: _Record,
+    progress: Progress | None,
+    published: Sequence[Published],
+    signals: Signals,
+    at: float,
+) -> RunSummary:
+    from orchestrator.folding import fold
+    from orchestrator.reporting import verdicts_of, write_report
+
+    fold(survey.store)
+    verdicts = verdicts_of(survey.store, survey.plan, record.judged)
+    counts = progress.counts if progress else Counter[UnitState]()
+    outcome, exit_code, reason = _ending(survey, progress, verdicts, signals)
+    closed = {
+        "run_id": record.run_id,
+        "fleet": survey.plan.fleet,
+        "started_at": record.started_at,
+        "finished_at": at,
+        "outcome": outcome,
+        "exit_code": exit_code,
+        "wanted": len(survey.plan.units),
+        "done_before": len(survey.plan.done),
+        "done": counts[UnitState.DONE],
+        "failed": counts[UnitState.FAILED] + counts[UnitState.QUARANTINED],
+        "impossible": len(survey.plan.impossible) + len(survey.placement.misfits),
+    }
+    survey.store.put_if_absent(f"runs/{record.run_id}/closed.json", json.dumps(closed).encode())
+    more = {
+        "outcome": outcome,
+        "exit_code": exit_code,
+        "stop_reason": reason,
+        "finished_at": at,
+        "verdicts": dict(verdicts),
+        "findings": dict(record.findings),
+        "published": len(published),
+    }
+    write_status(survey, record.run_id, "ended", record.started_at, at, counts, more)
+    write_report(survey, record.run_id, closed, progress, published)
+    left = counts[UnitState.WAITING] + counts[UnitState.READY]
+    return RunSummary(
+        run_id=record.run_id,
+        exit_code=exit_code,
+        outcome=outcome,
+        counts={state.value: counts[state] for state in UnitState},
+        verdicts=dict(verdicts),
+        published=tuple(published),
+        carried_over=left,
+        stop_reason=reason,
+    )
+
+
+def _ending(
+    survey: Survey, progress: Progress | None, verdicts: Mapping[str, int], signals: Signals
+) -> tuple[str, int, str]:
+    """Outcome, exit code, and the reason of a stop. What could not be done outranks what was refused."""
+    stop = progress.stop if progress else None
+    if stop and stop.failure_class is FailureClass.PERMISSION:
+        return "not permitted", EXIT_NOT_PERMITTED, stop.reason
+    if stop and stop.failure_class is not None:
+        return "stopped", EXIT_UNREACHABLE, stop.reason
+    if signals.drain:
+        return "interrupted", EXIT_INTERRUPTED, signals.drain
+    failed = progress is not None and (progress.counts[UnitState.FAILED] + progress.counts[UnitState.QUARANTINED])
+    reason = stop.reason if stop else ""
+    if failed or survey.plan.impossible or survey.plan.quarantined or survey.placement.misfits:
+        return "incomplete", EXIT_FAILED, reason
+    if verdicts.get(Judgement.BLOCK.value):
+        return "blocked", EXIT_BLOCKED, reason
+    if verdicts.get(Judgement.INCONCLUSIVE.value):
+        return "inconclusive", EXIT_INCONCLUSIVE, reason
+    if progress is None:
+        return "nothing to do", EXIT_OK, reason
+    return ("carried over" if stop else "done"), EXIT_OK, reason

@@ -1,0 +1,90 @@
+"""Effects. Reads the world once - registries, datasets, store - into one frozen value from which everything is decided."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from orchestrator import quarantine
+from orchestrator.costs import Costs
+from orchestrator.datafiles import find_data
+from orchestrator.domain import Catalog, Plan, Pool
+from orchestrator.errors import NotFound, SpecError
+from orchestrator.placement import Placement, place, pools_of
+from orchestrator.planning import build_plan
+from orchestrator.ports import ObjectStore
+from orchestrator.scanning import scan
+from orchestrator.spec import Fleet, load_fleet
+from orchestrator.stores.opening import open_store
+
+COSTS_KEY = "catalog/costs.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """All that one plan was made from, and the plan."""
+
+    fleet: Fleet
+    fleet_text: str
+    store: ObjectStore
+    catalog: Catalog
+    warnings: tuple[str, ...]
+    costs: Costs
+    pools: Mapping[str, Pool]
+    plan: Plan
+    placement: Placement
+
+
+def read_fleet(path: Path) -> tuple[Fleet, str]:
+    """The fleet file, checked, and its text. Errors: SpecError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SpecError(f"{path}: there is no such file; `prunefleet init` writes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from None
+    return load_fleet(text, str(path), PurePosixPath(path.resolve().parent)), text
+
+
+def survey(fleet: Fleet, fleet_text: str, at: float, *, retry_quarantined: bool = False) -> Survey:
+    """Scans, lists what is done, and plans. Errors: StoreError, RegistryError, Unreachable, NotPermitted."""
+    from orchestrator.listing import completed
+
+    store = open_store(fleet.store)
+    catalog, warnings = scan(fleet, store, at)
+    data = find_data(fleet)
+    done = completed(store)
+    held = quarantine.read(store)
+    plan = build_plan(fleet, catalog, done, data, held)
+    if retry_quarantined and plan.quarantined:
+        quarantine.lift(store, plan.quarantined)
+        plan = build_plan(fleet, catalog, done, data, {})
+    costs = read_costs(store)
+    pools = pools_of(fleet)
+    return Survey(
+        fleet=fleet,
+        fleet_text=fleet_text,
+        store=store,
+        catalog=catalog,
+        warnings=warnings,
+        costs=costs,
+        pools=pools,
+        plan=plan,
+        placement=place(plan, pools, costs),
+    )
+
+
+def read_costs(store: ObjectStore) -> Costs:
+    """What past runs taught about durations; nothing where there is none."""
+    try:
+        value = json.loads(store.get(COSTS_KEY))
+    except (NotFound, ValueError):
+        return Costs()
+    return Costs.from_json(value) if isinstance(value, dict) else Costs()
+
+
+def write_costs(store: ObjectStore, costs: Costs) -> None:
+    """Keeps what this run taught."""
+    store.put(COSTS_KEY, json.dumps(costs.to_json()).encode())

@@ -1,0 +1,345 @@
+"""Effects. Runs one shard where the weights are: node cache -> task -> store; the result object is written last."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import shutil
+import socket
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator import errors
+from orchestrator.domain import (
+    DataRef,
+    Failure,
+    FailureClass,
+    Pool,
+    Shard,
+    TaskName,
+    Unit,
+    UnitReport,
+    UnitStatus,
+)
+from orchestrator.planning import VERSIONS
+from orchestrator.ports import ObjectStore
+from orchestrator.spec import DirectoryRegistrySpec, StoreSpec
+from tasks.contract import BadInput, Dataset, Finding, Product, Work
+
+Tables = dict[str, list[Any]]
+"""Rows by table name."""
+
+ENTRY: Mapping[TaskName, str] = {
+    TaskName.SENSITIVITY: "tasks.sensitivity",
+    TaskName.PRUNE: "tasks.pruning",
+    TaskName.EVALUATE: "tasks.evaluation",
+}
+"""Imported on the worker, not before: what imports this module need not load torch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardOrder:
+    """All that a worker needs to know: values only, no credentials; those are in the worker's own environment."""
+
+    run_id: str
+    attempt_id: str
+    shard: Shard
+    pool: Pool
+    units: tuple[Unit, ...]
+    need_tasks: Mapping[str, str]
+    """Unit key -> task, of every unit that these units read from."""
+    predicted_seconds: Mapping[str, float]
+    store: StoreSpec
+    registries: Mapping[str, DirectoryRegistrySpec]
+    cache_root: str
+    cache_bytes: int
+
+
+@dataclass(slots=True)
+class _Place:
+    """What the units of one shard share on the node."""
+
+    order: ShardOrder
+    store: ObjectStore
+    scratch: Path
+    held: ExitStack = field(default_factory=ExitStack)
+    paths: dict[str, Path] = field(default_factory=dict)
+
+
+def run_shard(order: ShardOrder) -> tuple[UnitReport, ...]:
+    """Runs the units one after the other; what one raises is a failure report for that unit alone."""
+    from orchestrator.stores.opening import open_store
+
+    scratch = Path(tempfile.mkdtemp(prefix="prunefleet-"))
+    place = _Place(order=order, store=open_store(order.store), scratch=scratch)
+    try:
+        with place.held:
+            return tuple(_attempt(place, unit) for unit in order.units)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def data_key(digest: str) -> str:
+    """Where the store keeps a dataset's file, so that workers need nothing but the store."""
+    return f"data/{digest}"
+
+
+def _attempt(place: _Place, unit: Unit) -> UnitReport:
+    started = time.time()
+    try:
+        return _run(place, unit, started)
+    except Exception as error:  # the one place where anything may be caught: a unit's failure is data
+        failure = classify(error)
+        return UnitReport(key=unit.key, status=UnitStatus.FAILED, failure=failure, wall_seconds=time.time() - started)
+
+
+def _run(place: _Place, unit: Unit, started: float) -> UnitReport:
+    from orchestrator import results
+
+    key = results.result_key(unit.task, unit.key)
+    if place.store.stat(key) is not None:
+        return UnitReport(key=unit.key, status=UnitStatus.FOUND)
+    with _measured() as used, _workspace(place, unit) as output:
+        tables = _judge(place, unit) if unit.task is TaskName.JUDGE else _task(place, unit, output)
+    provenance = _provenance(place.order, unit, started, used)
+    commit = results.commit(place.store, unit.task, unit.key, results.encode(unit.task, tables, provenance))
+    kinds = [str(finding["kind"]) for finding in tables["findings"]]
+    if commit is results.Commit.EXISTED_DIFFERENT:
+        kinds.append("nondeterminism")
+    status = UnitStatus.DONE if commit is results.Commit.CREATED else UnitStatus.FOUND
+    return UnitReport(key=unit.key, status=status, wall_seconds=used["wall_seconds"], findings=tuple(kinds))
+
+
+def _task(place: _Place, unit: Unit, output: Path) -> Tables:
+    device, fallback = _device(place.order.pool)
+    work = Work(
+        model=_model(place, unit),
+        params=unit.step.params,
+        datasets=_datasets(place, unit.step.data, unit.task),
+        inputs=_inputs(place, unit),
+        output=output,
+        part=unit.part,
+        parts=unit.parts,
+        seed=unit.step.seed,
+        threads=max(1, int(place.order.pool.cpus_per_shard)),
+        device=device,
+    )
+    _use_threads(work.threads)
+    product: Product = importlib.import_module(ENTRY[unit.task]).run(work)
+    tables: Tables = {name: list(rows) for name, rows in product.tables.items()}
+    tables["findings"] = [_finding_row(finding) for finding in (*product.findings, *fallback)]
+    if product.has_artifact:
+        _keep_artifact(place, output, tables)
+    return tables
+
+
+def _judge(place: _Place, unit: Unit) -> Tables:
+    from orchestrator import judging, results
+
+    dense, pruned = (results.read(place.store, TaskName.EVALUATE, need).rows("outcomes") for need in unit.needs)
+    return dict(judging.run(unit.step.params, dense, pruned, unit.step.seed))
+
+
+def _model(place: _Place, unit: Unit) -> Path:
+    """A local directory with the weights the unit is about: the registry's version, or the artifact of a prune unit."""
+    from orchestrator import artifacts, results
+    from orchestrator.registries.opening import open_registry
+
+    pruned = unit.task is TaskName.EVALUATE and unit.needs
+    if pruned:
+        (row,) = results.read(place.store, TaskName.PRUNE, unit.needs[0]).rows("artifacts")
+        digest, size = str(row["digest"]), int(row["bytes"])
+        return _hold(place, digest, size, lambda into: artifacts.download_artifact(place.store, digest, into))
+    model = unit.model
+    registry = open_registry(model.registry, place.order.registries[model.registry])
+    return _hold(place, model.digest, model.bytes, lambda into: registry.fetch(model, into))
+
+
+def _datasets(place: _Place, data: DataRef | None, task: TaskName) -> dict[str, Dataset]:
+    if data is None:
+        return {}
+    name = f"data{Path(data.path).suffix}"
+
+    def fill(into: Path) -> None:
+        place.store.download(data_key(data.digest), into / name)
+        _check_file(into / name, data)
+
+    path = _hold(place, data.digest, data.bytes, fill) / name
+    role = "evaluation" if task is TaskName.EVALUATE else "calibration"
+    return {
+        role: Dataset(
+            path=path, kind=data.kind, split=data.split, slices=data.slices, shape=data.shape, samples=data.samples
+        )
+    }
+
+
+def _check_file(path: Path, data: DataRef) -> None:
+    import hashlib
+
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != data.digest:
+        raise errors.Damaged(f"dataset {data.name}: the store's copy has digest {found}, planned was {data.digest}")
+
+
+def _inputs(place: _Place, unit: Unit) -> dict[str, list[Mapping[str, Any]]]:
+    """Rows of the results that a prune unit reads; an evaluation reads an artifact instead."""
+    from orchestrator import results
+
+    if unit.task is not TaskName.PRUNE:
+        return {}
+    rows: list[Mapping[str, Any]] = []
+    for need in unit.needs:
+        rows.extend(results.read(place.store, place.order.need_tasks[need], need).rows("sensitivity"))
+    return {"sensitivity": rows} if unit.needs else {}
+
+
+def _hold(place: _Place, digest: str, size: int, fill: Callable[[Path], None]) -> Path:
+    from orchestrator.node_cache import NodeCache
+
+    if digest not in place.paths:
+        cache = NodeCache(Path(place.order.cache_root), place.order.cache_bytes)
+        place.paths[digest] = place.held.enter_context(cache.hold(digest, size, fill))
+    return place.paths[digest]
+
+
+def _keep_artifact(place: _Place, output: Path, tables: Tables) -> None:
+    from orchestrator import artifacts
+
+    digest, _ = artifacts.upload_artifact(place.store, output)
+    (row,) = tables["artifacts"]
+    tables["artifacts"] = [{**row, "digest": digest, "uri": f"{place.store.url.rstrip('/')}/artifacts/{digest}"}]
+
+
+def _device(pool: Pool) -> tuple[str, tuple[Finding, ...]]:
+    if not pool.has_gpus:
+        return "cpu", ()
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda", ()
+    message = "the pool promises a GPU, but torch sees none here: computed on the CPU"
+    return "cpu", (Finding(kind="no_gpu", subject=pool.name, message=message),)
+
+
+def _use_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
+
+
+@contextmanager
+def _workspace(place: _Place, unit: Unit) -> Iterator[Path]:
+    output = place.scratch / unit.key
+    output.mkdir()
+    try:
+        yield output
+    finally:
+        shutil.rmtree(output, ignore_errors=True)
+
+
+@contextmanager
+def _measured() -> Iterator[dict[str, Any]]:
+    """Wall and processor seconds and the peak memory of what runs inside."""
+    used: dict[str, Any] = {}
+    _reset_peak()
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        yield used
+    finally:
+        used["wall_seconds"] = time.perf_counter() - wall
+        used["cpu_seconds"] = time.process_time() - cpu
+        used["peak_memory_bytes"] = _peak()
+
+
+def _reset_peak() -> None:
+    """Linux forgets a process's peak when `5` is written here; elsewhere the peak is that of the process's life."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _peak() -> int:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _provenance(order: ShardOrder, unit: Unit, started: float, used: Mapping[str, Any]) -> dict[str, Any]:
+    model = unit.model
+    return {
+        "unit_key": unit.key,
+        "run_id": order.run_id,
+        "registry": model.registry,
+        "model": model.name,
+        "version": model.version,
+        "model_digest": model.digest,
+        "recipe": unit.recipe,
+        "task": unit.task.value,
+        "params": json.dumps(unit.step.params, sort_keys=True),
+        "pool": order.pool.name,
+        "node": socket.gethostname(),
+        "attempt": order.attempt_id,
+        "started_at": started,
+        "finished_at": time.time(),
+        "wall_seconds": used["wall_seconds"],
+        "cpu_seconds": used["cpu_seconds"],
+        "gpu_seconds": used["wall_seconds"] * order.pool.gpus_per_shard,
+        "peak_memory_bytes": used["peak_memory_bytes"],
+        "predicted_seconds": order.predicted_seconds.get(unit.key, 0.0),
+        "model_bytes": model.bytes,
+        "parameters": model.parameters,
+        "code_version": f"{unit.task.value}/{VERSIONS[unit.task.value]}",
+        "seed": unit.step.seed,
+    }
+
+
+def _finding_row(finding: Finding) -> dict[str, str]:
+    return {"kind": finding.kind, "subject": finding.subject, "message": finding.message}
+
+
+def classify(error: BaseException) -> Failure:
+    """Whose fault an exception is."""
+    where = _where(error)
+    match error:
+        case BadInput():
+            kind = FailureClass.BAD_INPUT
+        case errors.ModelChanged():
+            kind = FailureClass.CHANGED
+        case errors.NotPermitted():
+            kind = FailureClass.PERMISSION
+        case errors.StoreError() | errors.RegistryError() | errors.Unreachable():
+            kind = FailureClass.STORAGE
+        case MemoryError():
+            kind = FailureClass.MEMORY
+        case ImportError():
+            kind = FailureClass.ENVIRONMENT
+        case _:
+            torch_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+            kind = FailureClass.MEMORY if torch_memory else FailureClass.INTERNAL
+    text = str(error) if isinstance(error, BadInput | errors.PrunefleetError) else f"{type(error).__name__}: {error}"
+    return Failure(failure_class=kind, error=text[:4000], file=where[0], line=where[1])
+
+
+def _where(error: BaseException) -> tuple[str, int]:
+    """The innermost frame in our own code, as a module path; no machine's directories."""
+    frames = traceback.extract_tb(error.__traceback__)
+    for frame in reversed(frames):
+        parts = Path(frame.filename).parts
+        for room in ("orchestrator", "tasks"):
+            if room in parts:
+                return os.path.join(*parts[len(parts) - parts[::-1].index(room) - 1 :]), frame.lineno or 0
+    return "", 0

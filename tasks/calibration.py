@@ -24,8 +24,7 @@ class Statistics:
     """What calibration saw of each layer's inputs, by the layer's name."""
 
     squares: Mapping[str, torch.Tensor]
-    """Sum of squares of each input: float64, on the layer's device, of a shape that broadcasts against
-    `models.rows_of(layer, weight)`: [1, inputs], or [outputs, inputs / groups] where there are groups."""
+    """Sum of squares of each input: float64 [layer.inputs], on the layer's device."""
     tokens: Mapping[str, int]
     """How many input vectors were summed: positions of a linear layer, places of the kernel of a convolution."""
     unreached: tuple[str, ...]
@@ -98,14 +97,12 @@ def _watching(
 
 def _squares_of(layer: Layer, module: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, int]:
     if isinstance(module, nn.Conv1d | nn.Conv2d):
-        return _squares_of_convolution(layer, module, inputs)
+        return _squares_of_convolution(module, inputs)
     vectors = inputs.reshape(-1, layer.inputs)
-    return vectors.float().square().sum(0, keepdim=True, dtype=torch.float64), len(vectors)
+    return vectors.float().square().sum(0, dtype=torch.float64), len(vectors)
 
 
-def _squares_of_convolution(
-    layer: Layer, module: nn.Conv1d | nn.Conv2d, inputs: torch.Tensor
-) -> tuple[torch.Tensor, int]:
+def _squares_of_convolution(module: nn.Conv1d | nn.Conv2d, inputs: torch.Tensor) -> tuple[torch.Tensor, int]:
     """What summing the squares of the unfolded input gives, one kernel element at a time instead of all at once."""
     spatial = len(module.kernel_size)
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
@@ -125,7 +122,4 @@ def _squares_of_convolution(
             window = window[(slice(None),) * (2 + axis) + (slice(start, stop, module.stride[axis]),)]
         around = [0, *range(2, 2 + spatial)]
         elements.append(window.square().sum(around, dtype=torch.float64))
-    total = torch.stack(elements, dim=1).reshape(layer.groups, -1)
-    if layer.groups > 1:
-        total = total.repeat_interleave(layer.outputs // layer.groups, 0)
-    return total, len(inputs) * prod(places)
+    return torch.stack(elements, dim=1).flatten(), len(inputs) * prod(places)

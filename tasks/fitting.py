@@ -90,7 +90,7 @@ def _skips(examples: Examples, places: Sequence[str], least: int) -> Iterator[Fi
     if places:
         shown = ", ".join(places[:_SHOWN]) + (", …" if len(places) > _SHOWN else "")
         message = f"{len(places)} of {len(examples.members)} texts have fewer than {least} tokens and are left out: {shown}"
-        yield Finding(kind="skipped_examples", subject=examples.file, message=message)
+        yield Finding(kind="skipped_examples", subject=examples.dataset.path.name, message=message)
 
 
 def _cuts(examples: Examples, cut: int, limit: int) -> Iterator[Finding]:
@@ -98,7 +98,7 @@ def _cuts(examples: Examples, cut: int, limit: int) -> Iterator[Finding]:
         message = (
             f"{cut} of {len(examples.members)} texts are longer than {limit} tokens; their rest is left out"
         )
-        yield Finding(kind="truncated_examples", subject=examples.file, message=message)
+        yield Finding(kind="truncated_examples", subject=examples.dataset.path.name, message=message)
 
 
 def _labels(examples: Sequence[Example], model: Model) -> list[int | None]:

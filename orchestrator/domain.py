@@ -158,9 +158,12 @@ class Pool:
     @property
     def slots(self) -> int:
         """Shards that run at once."""
-        by_cpu = self.cpus / self.cpus_per_shard if self.cpus_per_shard else float("inf")
-        by_gpu = self.gpus / self.gpus_per_shard if self.gpus_per_shard else float("inf")
-        return max(0, int(min(by_cpu, by_gpu)))
+        limits = [
+            have / asked
+            for have, asked in ((self.cpus, self.cpus_per_shard), (self.gpus, self.gpus_per_shard))
+            if asked
+        ]
+        return int(min(limits, default=0))
 
     @property
     def has_gpus(self) -> bool:

@@ -31,13 +31,14 @@ def pools_of(fleet: Fleet) -> dict[str, Pool]:
 
 
 def _pool(name: str, spec: PoolSpec) -> Pool:
-    gpus_per_shard = spec.gpus_per_shard if spec.gpus_per_shard is not None else (1.0 if spec.gpus else 0.0)
+    cpus_per_shard = spec.cpus_per_shard if spec.cpus_per_shard is not None else min(1.0, spec.cpus)
+    gpus_per_shard = spec.gpus_per_shard if spec.gpus_per_shard is not None else min(1.0, spec.gpus)
     return Pool(
         name=name,
         cpus=spec.cpus,
         gpus=spec.gpus,
         memory_bytes=spec.memory,
-        cpus_per_shard=spec.cpus_per_shard if spec.cpus else 0.0,
+        cpus_per_shard=cpus_per_shard,
         gpus_per_shard=gpus_per_shard,
         label_selector=dict(spec.label_selector),
         price_per_hour=spec.price_per_hour,

@@ -246,7 +246,8 @@ class PoolSpec(_Part):
     cpus: Annotated[float, Field(ge=0)] = 0
     gpus: Annotated[float, Field(ge=0)] = 0
     memory: Size | None = None
-    cpus_per_shard: Annotated[float, Field(ge=0)] = 1
+    cpus_per_shard: Annotated[float, Field(ge=0)] | None = None
+    """The default is 1 where the pool has CPUs, else 0."""
     gpus_per_shard: Annotated[float, Field(ge=0)] | None = None
     """The default is 1 where the pool has GPUs, else 0."""
     label_selector: Mapping[str, str] = {}
@@ -257,7 +258,7 @@ class PoolSpec(_Part):
     def _has_room(self) -> PoolSpec:
         if self.cpus == 0 and self.gpus == 0:
             raise ValueError("a pool needs cpus or gpus")
-        if self.cpus_per_shard > self.cpus:
+        if (self.cpus_per_shard or 0) > self.cpus:
             raise ValueError(
                 f"cpus_per_shard is {self.cpus_per_shard:g}, but the pool has {self.cpus:g} cpus"
             )

@@ -1,0 +1,44 @@
+# Everything lives in .venv; a second call does not install again.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV_SETTINGS := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)")
+DEBIAN_PACKAGES := radosgw ceph-mon ceph-osd prometheus chromium
+DEMO := demo
+
+.PHONY: demo test check soak bench clean install system
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[zoo,test]'
+	touch $(STAMP)
+
+# What the tests need from Debian; without root or Debian those tests are skipped with their reason.
+system:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! $(PYTHON) deploy/have_commands.py radosgw ceph-mon ceph-osd prometheus chromium; then \
+	  export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get install -qq -y --no-install-recommends $(DEBIAN_PACKAGES); fi
+
+demo: $(STAMP)
+	$(BIN)/python examples/zoo/train.py $(DEMO)/zoo
+	$(BIN)/python examples/demo/run.py
+
+test: $(STAMP) system
+	$(BIN)/pytest -m "not soak"
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+soak: $(STAMP) system
+	$(BIN)/pytest -m soak --timeout 4000
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s --timeout 1800
+
+clean:
+	rm -rf $(DEMO) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

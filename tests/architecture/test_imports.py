@@ -1,0 +1,111 @@
+"""The arrows of the house: who may import whom, and what stays unloaded until it is needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ORCHESTRATOR = sorted((ROOT / "orchestrator").rglob("*.py"))
+TASKS = sorted((ROOT / "tasks").rglob("*.py"))
+
+PORT_FREE = ("orchestrator.stores", "orchestrator.registries", "orchestrator.backends")
+
+
+def imports_of(path, *, top_only=False):
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_only else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def roots(names):
+    return {name.split(".")[0] for name in names}
+
+
+def short(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", TASKS, ids=short)
+def test_tasks_know_neither_the_orchestrator_nor_ray(path):
+    assert not roots(imports_of(path)) & {"orchestrator", "ray", "boto3"}
+
+
+@pytest.mark.parametrize("path", ORCHESTRATOR, ids=short)
+def test_only_the_ray_backend_knows_ray(path):
+    assert ("ray" in roots(imports_of(path))) == (path.name == "ray_backend.py")
+
+
+@pytest.mark.parametrize("path", ORCHESTRATOR, ids=short)
+def test_the_orchestrator_never_loads_torch_when_it_is_imported(path):
+    assert not roots(imports_of(path, top_only=True)) & {"torch", "transformers"}
+
+
+@pytest.mark.parametrize("path", [*ORCHESTRATOR, *TASKS], ids=short)
+def test_nobody_unpickles(path):
+    names = imports_of(path)
+    assert not roots(names) & {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+    assert "torch.load(" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", [*ORCHESTRATOR, *TASKS], ids=short)
+def test_the_first_line_says_whether_a_module_has_effects(path):
+    if not path.read_text().strip():
+        return
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    assert text
+    assert text.startswith(("Pure", "Effects."))
+
+
+@pytest.mark.parametrize("path", [*ORCHESTRATOR, *TASKS], ids=short)
+def test_pure_modules_touch_no_disk_clock_network_or_process(path):
+    text = ast.get_docstring(ast.parse(path.read_text() or '"""Effects."""')) or ""
+    if not text.startswith("Pure."):
+        return
+    effects = {"os", "time", "socket", "subprocess", "shutil", "tempfile", "threading", "boto3", "ray", "requests"}
+    assert not roots(imports_of(path)) & effects
+
+
+@pytest.mark.parametrize("path", [*ORCHESTRATOR, *TASKS], ids=short)
+def test_no_name_is_called_after_nothing_in_particular(path):
+    names = {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    vague = ("manager", "handler", "helper", "util")
+    assert not [name for name in {*names, path.stem} if any(word in name.lower() for word in vague)]
+
+
+def test_the_controller_knows_ports_and_no_implementation():
+    for name in ("controller", "scheduling", "placement", "planning"):
+        found = imports_of(ROOT / "orchestrator" / f"{name}.py")
+        assert not [module for module in found if module.startswith(PORT_FREE)]
+
+
+def loaded_after(statement):
+    code = f"import sys; {statement}; print(' '.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.split())
+
+
+def test_the_command_line_loads_neither_torch_nor_ray_nor_arrow():
+    assert not loaded_after("import orchestrator.cli") & {"torch", "ray", "pyarrow", "transformers", "boto3", "duckdb"}
+
+
+def test_planning_loads_neither_torch_nor_ray_nor_arrow():
+    assert not loaded_after("import orchestrator.survey, orchestrator.planview") & {"torch", "ray", "pyarrow", "transformers"}
+
+
+def test_the_contract_of_the_tasks_loads_no_torch():
+    assert not loaded_after("import tasks.contract") & {"torch", "numpy", "pyarrow"}
+
+
+def test_the_worker_loads_no_torch_before_it_has_a_shard():
+    assert not loaded_after("import orchestrator.worker") & {"torch", "ray", "transformers"}

@@ -1,0 +1,166 @@
+"""The fleet file: what it accepts, and that each mistake is told with its line, its reason and what was meant."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from orchestrator.errors import SpecError
+from orchestrator.spec import SCHEMA_FILE, json_schema, load_fleet, size_in_bytes
+
+HERE = Path(__file__)
+
+
+def errors_of(text):
+    with pytest.raises(SpecError) as caught:
+        load_fleet(text, "fleet.yaml", PurePosixPath("/home"))
+    return str(caught.value).splitlines()
+
+
+def line_of(text, needle):
+    return next(number for number, line in enumerate(text.splitlines(), 1) if needle in line)
+
+
+def test_the_designs_example_is_understood(make_fleet):
+    fleet = make_fleet()
+    assert fleet.recipes["half"].prune.share == 0.5
+    assert fleet.recipes["two-four"].prune.share == 0.5
+    assert fleet.recipes["half"].match.architecture == "*ForCausalLM"
+
+
+def test_paths_start_from_the_fleet_file(make_fleet):
+    fleet = make_fleet()
+    assert fleet.store.url == "/home/out"
+    assert fleet.registries["zoo"].path == "/home/zoo"
+    assert fleet.datasets["manual"].path == "/home/manual.jsonl"
+
+
+def test_an_s3_store_is_left_as_it_is(fleet_text):
+    text = fleet_text.replace("store: ./out", "store: s3://bucket/prefix")
+    assert load_fleet(text, "f", PurePosixPath("/home")).store.url == "s3://bucket/prefix"
+
+
+def test_a_store_may_name_its_endpoint(fleet_text):
+    text = fleet_text.replace("store: ./out", 'store: {url: "s3://b/p", endpoint: "http://127.0.0.1:9", region: x}')
+    assert load_fleet(text, "f", PurePosixPath("/")).store.endpoint == "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "at", "words"),
+    [
+        ("criterion: wanda", "criterion: wandaa", "wandaa", ["recipes.half.prune.criterion", "'magnitude' or 'wanda'"]),
+        ("amount: 0.5", "amount: 1.5", "1.5", ["recipes.half.prune.amount", "less than or equal to 1", "1.5"]),
+        ("amount: 0.5", "amount: -0.1", "-0.1", ["greater than or equal to 0"]),
+        ("amount: 0.5", "amount: half", "half,", ["valid number", "half"]),
+        ("amount: 0.5", "amuont: 0.5", "amuont", ["unknown key 'amuont'", "did you mean 'amount'"]),
+        ("units: 2", "unit: 2", "unit: 2", ["unknown key 'unit'", "did you mean 'units'"]),
+        ("kind: text", "kind: txt", "txt", ["datasets.manual.kind", "'text' or 'arrays'"]),
+        ("kind: directory, path: ./zoo", "kind: folder, path: ./zoo", "folder", ["registries.zoo.kind", "directory"]),
+        ("cpus: 2", "cpu: 2", "cpu: 2", ["unknown key 'cpu'", "did you mean 'cpus'"]),
+        ("cpus: 2", "cpus: 0", "cpus: 0", ["a pool needs cpus or gpus"]),
+        ("cpus: 2", "cpus: 2, cpus_per_shard: 3", "cpus_per_shard", ["cpus_per_shard is 3", "has 2 cpus"]),
+        ("pattern: 2:4", "pattern: 4:4", "4:4", ["removes nothing"]),
+        ("pattern: 2:4", "pattern: 2:4, amount: 0.7", "2:4", ["removes exactly 0.5"]),
+        ("pattern: 2:4", "pattern: two-four", "pattern: two-four", ["pattern"]),
+        ("dataset: manual, split: calibration", "dataset: manul, split: calibration", "manul", ["no dataset 'manul'", "did you mean 'manual'"]),
+        ("registry: out", "registry: outt", "outt", ["no registry 'outt'", "did you mean 'out'"]),
+        ("max_drop: 0.1}\n    publish", "confidence: 0.9}\n    publish", "confidence", ["gates need max_drop or max_slice_drop"]),
+        ("metric: perplexity", "metric: bleu", "bleu", ["'perplexity', 'loss' or 'accuracy'"]),
+        ("version: 1", "version: 2", "version: 2", ["version"]),
+        ("name: demo", "name: ../demo", "../demo", ["name"]),
+        ("recipes:\n  half:", "recipes:\n  ../half:", "../half", ["recipes"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_its_line_and_what_was_meant(fleet_text, old, new, at, words):
+    text = fleet_text.replace(old, new, 1)
+    assert text != fleet_text
+    (message, *_) = [line for line in errors_of(text) if all(word in line for word in words)] or [errors_of(text)]
+    assert isinstance(message, str), f"no message has {words}: {message}"
+    said = int(message.split(":")[1])
+    assert 0 <= line_of(text, at) - said <= (5 if "gates need" in message else 2)
+
+
+def test_every_mistake_is_told_at_once(fleet_text):
+    text = fleet_text.replace("amount: 0.5", "amount: 1.5").replace("units: 2", "unit: 2").replace("cpus: 2", "cpu: 2")
+    assert len(errors_of(text)) >= 3
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("{}", "at least one of"),
+        ("{sensitivity: {dataset: manual}}", "sensitivity needs prune"),
+        ("{prune: {criterion: wanda, amount: 0.5}}", "needs calibration data"),
+        ("{prune: {criterion: magnitude, amount: 0.5, allocation: sensitivity}}", "needs a sensitivity step"),
+        ("{prune: {criterion: magnitude}}", "amount is missing"),
+        ("{prune: {criterion: magnitude, pattern: 2:4, allocation: sensitivity}}", "allocation must be uniform"),
+        ("{prune: {criterion: magnitude, pattern: 2:4, scope: row}}", "leave scope out"),
+        ("{evaluate: {dataset: manual, metric: loss}, gates: {max_drop: 0.1}}", "gates need prune and evaluate"),
+        ("{evaluate: {dataset: manual, metric: loss}, publish: {registry: out, alias: a}}", "publish needs gates"),
+        ("{prune: {criterion: magnitude, amount: 0.5}, sensitivity: {dataset: manual, grid: [0.5, 0.1]}}", "ascending"),
+        ("{prune: {criterion: magnitude, amount: 0.5}, sensitivity: {dataset: manual, grid: []}}", "at least 1"),
+        ("{prune: {criterion: magnitude, amount: .nan}}", "valid number"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused_before_anything_runs(fleet_text, recipe, words):
+    start, end = fleet_text.index("recipes:"), fleet_text.index("pools:")
+    text = f"{fleet_text[:start]}recipes:\n  one: {recipe}\n{fleet_text[end:]}"
+    assert any(words in line for line in errors_of(text)), errors_of(text)
+
+
+def test_n_of_m_is_text_and_no_number_of_minutes(fleet_text, make_fleet):
+    assert "pattern: 2:4" in fleet_text
+    assert make_fleet().recipes["two-four"].prune.pattern == "2:4"
+
+
+def test_credentials_do_not_stand_in_the_file(fleet_text):
+    text = fleet_text.replace("store: ./out", "store: s3://key:secret@bucket/prefix")
+    (message,) = errors_of(text)
+    assert "credentials" in message
+    assert "secret" not in message.split("credentials", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "empty"),
+        ("- a\n- b\n", "mapping"),
+        ("just words", "mapping"),
+        ("version: 1\nversion: 1\n", "stands here twice"),
+        ("a: &x 1\nb: *x\n", "anchors"),
+        ("a: !!python/object:os.system x\n", "tag"),
+        ("a: [1, 2\n", "not valid YAML"),
+        ("a:\n\t- b", "not valid YAML"),
+        ("? [a]\n: b\n", "key must be plain text"),
+    ],
+)
+def test_yaml_that_is_no_fleet_is_refused_with_its_line(text, words):
+    assert any(words in line for line in errors_of(text))
+
+
+def test_deep_and_huge_text_is_refused_quickly():
+    assert "nested" in errors_of("[" * 100 + "]" * 100)[0]
+    assert "bytes" in errors_of("a: " + "x" * (5 * 2**20))[0]
+
+
+@pytest.mark.parametrize(("text", "value"), [("8GiB", 8 * 2**30), ("500MB", 5 * 10**8), ("1.5KiB", 1536), ("7", 7), (7, 7)])
+def test_sizes_are_read_as_people_write_them(text, value):
+    assert size_in_bytes(text) == value
+
+
+@pytest.mark.parametrize("text", ["8 gigs", "GiB", "-1GiB", "1e9"])
+def test_other_sizes_are_refused(text):
+    with pytest.raises(ValueError, match="number of bytes"):
+        size_in_bytes(text)
+
+
+def test_the_schema_that_editors_read_is_the_one_that_is_checked_in():
+    assert (HERE.parents[2] / SCHEMA_FILE).read_text() == json_schema()
+
+
+def test_the_schema_knows_every_key_of_the_fleet(make_fleet):
+    schema = json.loads(json_schema())
+    assert set(schema["properties"]) == set(type(make_fleet()).model_fields)
+    assert schema["additionalProperties"] is False

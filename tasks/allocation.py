@@ -1,0 +1,163 @@
+"""Pure. Sensitivities and a budget -> how much of each layer goes, so that the predicted loss rises least.
+
+Per layer the measured loss increases become a curve that never falls (isotonic regression, weighted by 1 / stderr^2),
+from (0, 0) through the measured amounts, linear between them. The lower convex hulls of the curves turn the choice into
+a linear program that a greedy walk over the slopes solves exactly; losses are taken to add up over layers, which only
+an evaluation of the pruned model can confirm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import isotonic_regression
+
+from tasks.contract import BadInput, Row
+from tasks.patterns import pruned_count
+
+Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+"""Amounts, ascending from 0, and the loss increase at each, never falling."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """How much of each layer goes, and what that is predicted to cost."""
+
+    amounts: Mapping[str, float]
+    """`pruned_count(amount, parameters)` of the layer is exactly the number of weights meant."""
+    predicted_increase: float
+    """Of the loss, by the curves; NaN where nothing was measured (uniform)."""
+    lower_bound: float
+    """Of the linear program over the convex hulls: no allocation on these curves can cost less."""
+
+
+def uniform(layers: Mapping[str, int], amount: float) -> Allocation:
+    """The same amount of every layer (name -> number of weights)."""
+    nothing_known = float("nan")
+    return Allocation(
+        amounts=dict.fromkeys(layers, amount), predicted_increase=nothing_known, lower_bound=nothing_known
+    )
+
+
+def by_sensitivity(
+    layers: Mapping[str, int], rows: Sequence[Row], amount: float, max_amount: float
+) -> Allocation:
+    """The amounts of least predicted loss that prune exactly `pruned_count(amount, all weights)` in all.
+
+    `rows` are those of the `sensitivity` table. No layer goes beyond `max_amount`, nor beyond what was measured.
+    """
+    curves = {name: _limited(curve, max_amount) for name, curve in curves_of(layers, rows).items()}
+    wanted = pruned_count(amount, sum(layers.values()))
+    room = sum(pruned_count(float(curve[0][-1]), layers[name]) for name, curve in curves.items())
+    if wanted > room:
+        share = room / sum(layers.values())
+        _refuse(
+            f"{amount:g} of all weights cannot go: max_amount and the measured grid allow at most {share:.4f}",
+            "Lower amount, raise max_amount, or add larger amounts to sensitivity.grid.",
+        )
+    hulls = {name: convex_hull(curve) for name, curve in curves.items()}
+    counts = _fill(layers, hulls, wanted)
+    amounts = {name: counts[name] / size if size else 0.0 for name, size in layers.items()}
+    return Allocation(
+        amounts=amounts,
+        predicted_increase=_total(curves, amounts),
+        lower_bound=_total(hulls, amounts),
+    )
+
+
+def curves_of(layers: Mapping[str, int], rows: Sequence[Row]) -> dict[str, Curve]:
+    """The loss curve of every layer; BadInput for a layer that has none, or whose rows are of another model."""
+    points: dict[str, list[tuple[float, float, float]]] = {name: [] for name in layers}
+    for row in rows:
+        name = row["layer"]
+        if name not in points:
+            continue
+        if row.get("parameters") not in (None, layers[name]):
+            _refuse(
+                f"{name} has {layers[name]} weights and had {row['parameters']} when its sensitivity was measured",
+                "Measure the sensitivity of this very model.",
+            )
+        amount, delta, stderr = row["amount"], row["delta"], row.get("stderr") or 0.0
+        if delta is None or not math.isfinite(delta) or not 0 <= amount <= 1:
+            _refuse(
+                f"the loss of {name} at amount {amount} rose by {delta}", "Leave that amount out of the grid."
+            )
+        points[name].append((amount, delta, stderr if math.isfinite(stderr) else 0.0))
+    missing = [name for name, found in points.items() if not any(amount > 0 for amount, _, _ in found)]
+    if missing:
+        names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        _refuse(
+            f"{len(missing)} layers have no measured sensitivity: {names}",
+            "Measure it, or skip these layers.",
+        )
+    return {name: monotone_curve(found) for name, found in points.items()}
+
+
+def monotone_curve(points: Sequence[tuple[float, float, float]]) -> Curve:
+    """(amount, delta, stderr), any order -> the closest curve that never falls and starts at (0, 0)."""
+    known = np.array(sorted(point for point in points if point[0] > 0), dtype=np.float64)
+    amounts, group = np.unique(known[:, 0], return_inverse=True)
+    exact = bool((known[:, 2] <= 0).any())
+    weights = np.ones(len(known)) if exact else 1.0 / np.square(known[:, 2])
+    total = np.bincount(group, weights=weights)
+    deltas = np.bincount(group, weights=weights * known[:, 1]) / total
+    rising = isotonic_regression(deltas, weights=total).x
+    return np.concatenate([[0.0], amounts]), np.concatenate([[0.0], np.maximum(rising, 0.0)])
+
+
+def convex_hull(curve: Curve) -> Curve:
+    """The largest convex curve that lies nowhere above the given one."""
+    hull: list[tuple[float, float]] = []
+    for amount, delta in zip(*curve, strict=True):
+        while len(hull) >= 2 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], (amount, delta)):
+            hull.pop()
+        hull.append((float(amount), float(delta)))
+    points = np.array(hull, dtype=np.float64)
+    return points[:, 0], points[:, 1]
+
+
+def _limited(curve: Curve, max_amount: float) -> Curve:
+    amounts, deltas = curve
+    if amounts[-1] <= max_amount:
+        return curve
+    inside = amounts < max_amount
+    if not inside.any():
+        return np.zeros(1), np.zeros(1)
+    last = float(np.interp(max_amount, amounts, deltas))
+    return np.append(amounts[inside], max_amount), np.append(deltas[inside], last)
+
+
+def _fill(layers: Mapping[str, int], hulls: Mapping[str, Curve], wanted: int) -> dict[str, int]:
+    """Takes the cheapest piece of hull again and again; of equals that which leaves its layer densest."""
+    pieces = []
+    for index, (name, size) in enumerate(layers.items()):
+        amounts, deltas = hulls[name]
+        for step in range(len(amounts) - 1):
+            first, last = (pruned_count(float(amounts[at]), size) for at in (step, step + 1))
+            if last > first:
+                price = (deltas[step + 1] - deltas[step]) / ((amounts[step + 1] - amounts[step]) * size)
+                pieces.append((float(price), float(amounts[step + 1]), index, name, last - first))
+    counts = dict.fromkeys(layers, 0)
+    for _, _, _, name, size in sorted(pieces):
+        taken = min(size, wanted)
+        counts[name] += taken
+        wanted -= taken
+    assert wanted == 0, "the room was checked before"
+    return counts
+
+
+def _total(curves: Mapping[str, Curve], amounts: Mapping[str, float]) -> float:
+    return math.fsum(float(np.interp(amounts[name], *curve)) for name, curve in curves.items())
+
+
+def _slope(left: tuple[float, float], right: tuple[float, float]) -> float:
+    return (right[1] - left[1]) / (right[0] - left[0])
+
+
+def _refuse(why: str, do: str) -> NoReturn:
+    raise BadInput("no allocation by sensitivity", why=why, do=do)

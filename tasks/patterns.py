@@ -1,0 +1,187 @@
+"""Pure. (score, amount, pattern, scope) -> which weights go: exact counts, and a written rule for equal scores.
+
+Unstructured: of the n scores of a scope (the tensor, or one row of it) the lowest `pruned_count(amount, n)` go.
+N:M: of each M consecutive inputs of a row the N highest stay. Equal scores keep the lower flat index: the last of
+equals goes first. The inputs of a row are all dimensions but the first, flattened (in_channels, height, width).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+UNSTRUCTURED = "unstructured"
+SCOPES = ("tensor", "row")
+_SAMPLE = 1 << 16
+"""Scores drawn to guess where the threshold lies; which ones changes how long it takes, never the result."""
+_SLACK = 800
+"""Places of the sample on both sides of the guess: six standard deviations of the rank of a median."""
+_CHUNK = 1 << 18
+"""Scores handled together, so that what is computed of them stays in a processor's cache."""
+_FEW = 16
+"""Up to so many members of a group are compared pair by pair; above, sorting is quicker."""
+
+Array = npt.NDArray[Any]
+
+
+def pruned_count(amount: float, size: int) -> int:
+    """floor(amount * size + 1/2), exact for the amount as it is written in decimal: 0.35 of 10 is 4."""
+    if not 0 <= amount <= 1:
+        raise ValueError(f"an amount is a share from 0 to 1, not {amount!r}")
+    return math.floor(Fraction(repr(float(amount))) * size + Fraction(1, 2))
+
+
+def kept_of_group(pattern: str) -> tuple[int, int] | None:
+    """(N, M) of an N:M pattern, None for the unstructured one; ValueError for anything else."""
+    if pattern == UNSTRUCTURED:
+        return None
+    found = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", pattern)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise ValueError(f"{pattern!r} is no pattern: use unstructured, or N:M with N below M")
+    return int(found[1]), int(found[2])
+
+
+def mask_of(score: torch.Tensor, amount: float | None, pattern: str, scope: str | None) -> torch.Tensor:
+    """True where the weight goes; same shape and device as the score, which is [out, in] or [out, in, kh, kw].
+
+    `amount` may be None for N:M, which implies it; `scope` is `tensor`, `row`, or None (tensor). ValueError if a
+    score is NaN, the amount is out of range, or M does not divide the inputs of a row.
+    """
+    flat = _ordered(score.detach().reshape(-1))
+    groups = kept_of_group(pattern)
+    rows = score.shape[0] if score.dim() else 1
+    if groups is not None:
+        mask = _mask_groups(flat, rows, *groups, amount)
+    elif amount is None:
+        raise ValueError("an unstructured pattern needs an amount")
+    elif scope == "row":
+        mask = _mask_rows(flat.reshape(rows, -1), amount) if flat.size else np.zeros(0, dtype=bool)
+    elif scope in (None, "tensor"):
+        mask = mask_lowest(flat, pruned_count(amount, flat.size))
+    else:
+        raise ValueError(f"{scope!r} is no scope: use one of {', '.join(SCOPES)}")
+    return torch.from_numpy(mask).reshape(score.shape).to(score.device)
+
+
+def mask_lowest(score: Array, count: int) -> Array:
+    """Marks the `count` lowest of a flat array; of equals the last."""
+    mask = np.zeros(score.size, dtype=bool)
+    if count == 0:
+        return mask
+    if count == score.size:
+        return ~mask
+    threshold = _nth_lowest(score, count)
+    equal, below = [], 0
+    for start in range(0, score.size, _CHUNK):
+        part = score[start : start + _CHUNK]
+        below += int(np.count_nonzero(np.less(part, threshold, out=mask[start : start + _CHUNK])))
+        equal.append(np.flatnonzero(part == threshold) + start)
+    ties = np.concatenate(equal)
+    mask[ties[ties.size - (count - below) :]] = True
+    return mask
+
+
+def _ordered(flat: torch.Tensor) -> Array:
+    """A numpy array of the same order; 16-bit floats, if none is negative, as the integers they look like."""
+    flat = flat.cpu()
+    highest_bits = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00}.get(flat.dtype)
+    if highest_bits is not None:
+        bits = flat.contiguous().view(torch.int16).numpy()
+        if bits.size == 0 or bits.min() >= 0:
+            if bits.size and bits.max() > highest_bits:
+                raise ValueError("a score is not a number")
+            return bits
+        flat = flat.float()
+    if flat.is_floating_point() and flat.sum().isnan() and flat.isnan().any():
+        raise ValueError("a score is not a number")
+    array: Array = flat.contiguous().numpy()
+    return array
+
+
+def _nth_lowest(score: Array, count: int) -> Any:
+    """The value of rank `count`, from 1: a sample brackets it, a pass counts, only the bracket is partitioned."""
+    if score.size > 8 * _SAMPLE:
+        sample = np.sort(score[np.random.default_rng(0).integers(0, score.size, _SAMPLE)])
+        guess = count * sample.size // score.size
+        low = sample[max(0, guess - _SLACK)] if guess > _SLACK else None
+        high = sample[guess + _SLACK] if guess + _SLACK < sample.size else None
+        below, inside = _split(score, low, high)
+        if below < count <= below + inside.size:
+            return _partitioned(inside, count - below)
+    return _partitioned(score, count)
+
+
+def _partitioned(score: Array, count: int) -> Any:
+    if score.dtype == np.int16:  # bfloat16 has few values and many equals, which partitioning is slow at
+        lowest = int(score.min())
+        tally = np.cumsum(np.bincount(score.astype(np.int64) - lowest))
+        return np.int16(lowest + int(np.searchsorted(tally, count)))
+    return np.partition(score, count - 1)[count - 1]
+
+
+def _split(score: Array, low: Any, high: Any) -> tuple[int, Array]:
+    """How many are below `low`, and those from `low` to `high`; None is no bound."""
+    below, inside = 0, []
+    for start in range(0, score.size, _CHUNK):
+        part = score[start : start + _CHUNK]
+        within = np.ones(part.size, dtype=bool) if low is None else part >= low
+        below += part.size - int(np.count_nonzero(within))
+        if high is not None:
+            within &= part <= high
+        inside.append(part[within])
+    return below, np.concatenate(inside)
+
+
+def _mask_rows(score: Array, amount: float) -> Array:
+    count = pruned_count(amount, score.shape[1])
+    if count in (0, score.shape[1]):
+        return np.full(score.shape, count > 0)
+    step = max(1, _CHUNK // score.shape[1])
+    parts = [_mask_some_rows(score[start : start + step], count) for start in range(0, len(score), step)]
+    return np.concatenate(parts)
+
+
+def _mask_some_rows(score: Array, count: int) -> Array:
+    threshold = np.partition(score, count - 1, axis=1)[:, count - 1 : count]
+    mask: Array = score < threshold
+    equal = score == threshold
+    missing = count - mask.sum(axis=1)
+    for row in np.flatnonzero(equal.sum(axis=1) != missing):
+        ties = np.flatnonzero(equal[row])
+        equal[row, ties[: ties.size - missing[row]]] = False
+    mask |= equal
+    return mask
+
+
+def _mask_groups(flat: Array, rows: int, kept: int, group: int, amount: float | None) -> Array:
+    if amount is not None and abs(amount - (1 - kept / group)) > 1e-9:
+        raise ValueError(f"pattern {kept}:{group} prunes {1 - kept / group:g} and not {amount!r}")
+    if rows and flat.size // rows % group:
+        raise ValueError(f"{group} does not divide the {flat.size // rows} inputs of a row")
+    score = flat.reshape(-1, group)
+    if group > _FEW:
+        order = _descending(score)
+        mask = np.ones(score.shape, dtype=bool)
+        np.put_along_axis(mask, order[:, :kept], False, axis=1)
+        return mask.reshape(-1)
+    members = [np.ascontiguousarray(score[:, index]) for index in range(group)]
+    beaten_by = [np.zeros(len(score), dtype=np.uint8) for _ in members]
+    for first in range(group):
+        for second in range(first + 1, group):
+            second_wins = members[second] > members[first]
+            beaten_by[first] += second_wins
+            beaten_by[second] += ~second_wins
+    return np.stack([count >= kept for count in beaten_by], axis=1).reshape(-1)
+
+
+def _descending(score: Array) -> Array:
+    """Order from highest to lowest, equals by index."""
+    backwards = np.argsort(score[:, ::-1], axis=1, kind="stable")[:, ::-1]
+    order: Array = score.shape[1] - 1 - backwards
+    return order

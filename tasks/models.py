@@ -186,13 +186,14 @@ def _survey(module: Any) -> list[Layer | Finding]:
     seen = set(embeddings)
     for path, part in module.named_modules():
         for leaf, weight in part.named_parameters(recurse=False):
-            if id(weight) in seen or max(weight.shape, default=0) == weight.numel():
+            if id(weight) in seen or weight.dim() < 2:
                 continue
             seen.add(id(weight))
             name = f"{path}.{leaf}" if path else leaf
-            found.append(
-                (leaf == "weight" and _layer(path, name, part, weight)) or _skipped(name, part, weight)
-            )
+            layer = _layer(path, name, part, weight) if leaf == "weight" else None
+            is_vector = max(weight.shape) == weight.numel()
+            if layer or not is_vector:
+                found.append(layer or _skipped(name, part, weight))
     return found
 
 

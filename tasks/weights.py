@@ -1,10 +1,10 @@
-"""Effects. Reads the tensors of a checkpoint: one at a time into memory of our own, or mapped and shared."""
+"""Effects. Reads and writes checkpoints a tensor at a time, so that memory holds one tensor and not the model."""
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tasks.contract import BadInput, Finding
-from tasks.headers import TensorEntry, WeightFile, open_regular, read_layout
+from tasks.headers import INDEX, TensorEntry, WeightFile, open_regular, read_layout
 
 DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "U16": torch.uint16,
@@ -20,6 +20,10 @@ DTYPES: Mapping[str, torch.dtype] = {
     "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
 }  # fmt: skip
 """The dtypes that are read; the 8-bit and smaller floats mean a quantized model and are refused by name."""
+_HARMLESS = frozenset({".json", ".txt", ".model", ".jinja", ".tiktoken", ".vocab", ".bpe", ".spm", ".md"})
+_HARMLESS_NAMES = frozenset({"LICENSE", "NOTICE"})
+_MAX_COMPANION_BYTES = 200_000_000
+_BLOCK = 1 << 20
 _CHUNK = 1 << 22
 """Elements looked at together when counting what is not finite: keeps the temporary below 32 MB."""
 
@@ -112,18 +116,46 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     )
 
 
+def write_like(
+    checkpoint: Checkpoint, output: Path, change: Callable[[str], torch.Tensor | None]
+) -> tuple[Finding, ...]:
+    """Writes the model again with some tensors changed: same files, headers, order, and all else as it was.
+
+    `change(name)` gives the tensor to write in place of a stored one, of the same dtype and shape, or None to copy
+    its bytes; it is called once for each tensor, in the order of the files. Beside the weights go config.json,
+    tokenizer and other files that cannot run; each one left out is a finding. A weight file has its name only when
+    it is complete.
+    """
+    findings = _copy_companions(checkpoint, output)
+    for file in checkpoint.files:
+        partial = output / f".{file.path.name}.partial"
+        with open_regular(file.path) as source, open(partial, "wb", buffering=0) as target:
+            _write_file(source.fileno(), target.fileno(), file, change)
+        partial.replace(output / file.path.name)
+    return findings
+
+
+def same_bytes(one: Checkpoint, other: Checkpoint, name: str) -> bool:
+    """Whether a tensor has the same bytes in two checkpoints."""
+    first, second = one.entry(name), other.entry(name)
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return False
+    with open_regular(one.file(name).path) as left, open_regular(other.file(name).path) as right:
+        for start in range(0, first.end - first.begin, _BLOCK):
+            size = min(_BLOCK, first.end - first.begin - start)
+            ours = os.pread(left.fileno(), size, first.begin + start)
+            if ours != os.pread(right.fileno(), size, second.begin + start):
+                return False
+    return True
+
+
 def read_exactly(descriptor: int, into: memoryview, offset: int, file: str) -> None:
     """Fills the buffer from the file at an offset; raises BadInput if the file ends before."""
     done = 0
     while done < len(into):
         count = os.preadv(descriptor, [into[done : done + (1 << 30)]], offset + done)
         if count == 0:
-            raise BadInput(
-                "the weights cannot be read",
-                why=f"the file ended at byte {offset + done} while it was being read",
-                do="Leave model files alone while they are in use.",
-                file=file,
-            )
+            raise _cut_short(file, offset + done)
         done += count
 
 
@@ -149,3 +181,77 @@ def check_finite(tensor: torch.Tensor, name: str, file: str) -> None:
             file=file,
             tensor=name,
         )
+
+
+def _write_file(
+    source: int, target: int, file: WeightFile, change: Callable[[str], torch.Tensor | None]
+) -> None:
+    _write_all(target, memoryview(file.head))
+    copied_from = copied_to = len(file.head)
+    for entry in file.entries.values():
+        tensor = change(entry.name)
+        if tensor is None:
+            copied_to = entry.end
+            continue
+        _copy_range(source, target, copied_from, entry.begin, file.path.name)
+        if DTYPES.get(entry.dtype) != tensor.dtype or entry.shape != tuple(tensor.shape):
+            raise ValueError(
+                f"{entry.name} is {entry.dtype} {entry.shape}, not {tensor.dtype} {tensor.shape}"
+            )
+        if tensor.numel():
+            _write_all(target, tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        copied_from = copied_to = entry.end
+    _copy_range(source, target, copied_from, copied_to, file.path.name)
+
+
+def _copy_range(source: int, target: int, begin: int, end: int, file: str) -> None:
+    """Copies bytes inside the kernel, to the target's end."""
+    while begin < end:
+        count = os.sendfile(target, source, begin, end - begin)
+        if count == 0:
+            raise _cut_short(file, begin)
+        begin += count
+
+
+def _write_all(target: int, data: memoryview) -> None:
+    done = 0
+    while done < len(data):
+        done += os.write(target, data[done : done + (1 << 30)])
+
+
+def _copy_companions(checkpoint: Checkpoint, output: Path) -> tuple[Finding, ...]:
+    weights = {file.path.name for file in checkpoint.files}
+    findings = []
+    for path in sorted(checkpoint.directory.iterdir()):
+        if path.name in weights:
+            continue
+        if reason := _reason_to_leave(path):
+            findings.append(Finding(kind="skipped_file", subject=path.name, message=f"not copied: {reason}"))
+            continue
+        with open_regular(path) as source, open(output / path.name, "wb", buffering=0) as target:
+            size = os.fstat(source.fileno()).st_size
+            _copy_range(source.fileno(), target.fileno(), 0, size, path.name)
+    return tuple(findings)
+
+
+def _reason_to_leave(path: Path) -> str:
+    if path.is_symlink() or not path.is_file():
+        return "it is not a regular file"
+    if path.name.startswith(".") or not path.name.isprintable():
+        return "its name is hidden or unprintable"
+    if path.suffix not in _HARMLESS and path.name not in _HARMLESS_NAMES:
+        return "files of this kind are no part of a safetensors model, or could run"
+    if path.name.endswith(".index.json") and path.name != INDEX:
+        return "it is the index of other weights"
+    if path.stat().st_size > _MAX_COMPANION_BYTES:
+        return f"it is larger than {_MAX_COMPANION_BYTES} bytes"
+    return ""
+
+
+def _cut_short(file: str, position: int) -> BadInput:
+    return BadInput(
+        "the weights cannot be read",
+        why=f"the file ended at byte {position} while it was being read",
+        do="Leave model files alone while they are in use.",
+        file=file,
+    )

@@ -1,0 +1,97 @@
+"""Effects. Scans a fleet's registries into one catalog, with what the last scan remembers in the store."""
+
+from __future__ import annotations
+
+import fnmatch
+from itertools import chain
+from typing import NamedTuple
+
+from orchestrator.domain import Catalog, Impossible, ModelVersion
+from orchestrator.errors import NotFound, RegistryError
+from orchestrator.ports import ObjectStore
+from orchestrator.registries.memory import DigestMemory, dump_memory, load_memory
+from orchestrator.registries.opening import open_registry
+from orchestrator.spec import Fleet
+
+
+class Scan(NamedTuple):
+    """What a scan found, and what it could not look at."""
+
+    catalog: Catalog
+    impossible: tuple[Impossible, ...]
+    """Registries that some recipe wants and that cannot be read: to be listed beside the plan's own."""
+    warnings: tuple[str, ...]
+
+
+def scan(fleet: Fleet, store: ObjectStore, at: float) -> Scan:
+    """Every model version of every registry that some recipe matches; `at` is now, in seconds since the epoch.
+
+    Errors: RegistryError, if no registry can be read; those of the store.
+    """
+    found: dict[str, tuple[ModelVersion, ...]] = {}
+    failed: dict[str, RegistryError] = {}
+    warnings: list[str] = []
+    for name in wanted_registries(fleet):
+        try:
+            found[name] = _scan_one(fleet, name, store, at, warnings)
+        except RegistryError as error:
+            failed[name] = error
+    impossible = tuple(
+        Impossible(subject=f"registry {name}", recipe=", ".join(_wanting(fleet, name)), reason=str(error))
+        for name, error in failed.items()
+    )
+    if failed and not found:
+        raise RegistryError("\n".join(f"registry {name}: {error}" for name, error in failed.items()))
+    return Scan(Catalog(versions=tuple(chain.from_iterable(found.values()))), impossible, tuple(warnings))
+
+
+def wanted_registries(fleet: Fleet) -> tuple[str, ...]:
+    """Names of the registries that some recipe matches, in the fleet's order."""
+    return tuple(name for name in fleet.registries if _wanting(fleet, name))
+
+
+def memory_key(registry: str) -> str:
+    """Where the store keeps what is remembered of a registry."""
+    return f"catalog/{registry}.json"
+
+
+def _wanting(fleet: Fleet, registry: str) -> list[str]:
+    return [
+        name for name, recipe in fleet.recipes.items() if fnmatch.fnmatchcase(registry, recipe.match.registry)
+    ]
+
+
+def _scan_one(
+    fleet: Fleet, name: str, store: ObjectStore, at: float, warnings: list[str]
+) -> tuple[ModelVersion, ...]:
+    stored = _get(store, memory_key(name))
+    memory, problem = load_memory(stored, at)
+    if problem:
+        warnings.append(
+            f"{memory_key(name)} in the store is ignored and every file of it read again: {problem}"
+        )
+    versions = _versions(fleet, name, memory)
+    data = dump_memory(memory)
+    if data != stored:
+        store.put(memory_key(name), data)
+    return versions
+
+
+def _versions(fleet: Fleet, name: str, memory: DigestMemory) -> tuple[ModelVersion, ...]:
+    spec = fleet.registries[name]
+    try:
+        return tuple(open_registry(name, spec, memory).scan())
+    except RegistryError as error:
+        is_target = any(
+            recipe.publish and recipe.publish.registry == name for recipe in fleet.recipes.values()
+        )
+        if is_target and isinstance(error.__cause__, FileNotFoundError):
+            return ()  # the first publication makes it
+        raise
+
+
+def _get(store: ObjectStore, key: str) -> bytes | None:
+    try:
+        return store.get(key)
+    except NotFound:
+        return None

@@ -1,0 +1,82 @@
+"""Ready units by load: the most urgent first, shards of one model, nothing lost."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from orchestrator.ready import Ready, cell_of, load_of
+
+
+@pytest.fixture
+def units(make_plan, make_model):
+    plan = make_plan([make_model(str(n), bytes=10 ** (3 + n % 3)) for n in range(6)])
+    return [plan.units[key] for key in plan.todo]
+
+
+def drained(ready, seconds=10.0, joins=lambda key: True):
+    taken = []
+    while ready.size:
+        cell = max(ready.heads(), key=lambda head: head[2])[0]
+        taken.append(ready.take(cell, seconds, lambda key: 1.0, joins))
+    return taken
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_everything_that_goes_in_comes_out_once(units, seed):
+    rng, ready = random.Random(seed), Ready()
+    for unit in rng.sample(units, len(units)):
+        ready.add(unit, rng.random())
+    shards = drained(ready, seconds=rng.choice([1.0, 2.0, 100.0]))
+    assert sorted(key for shard in shards for key in shard) == sorted(unit.key for unit in units)
+    assert list(ready.heads()) == []
+
+
+def test_a_shard_holds_one_load(units):
+    ready = Ready()
+    for unit in units:
+        ready.add(unit, 1.0)
+    by_key = {unit.key: unit for unit in units}
+    for shard in drained(ready):
+        assert len({load_of(by_key[key]) for key in shard}) == 1
+        assert len({cell_of(by_key[key]) for key in shard}) == 1
+
+
+def test_a_shard_is_not_longer_than_asked_unless_it_is_one_unit(units):
+    ready = Ready()
+    for unit in units:
+        ready.add(unit, 1.0)
+    assert max(map(len, drained(ready, seconds=1.0))) == 1
+
+
+def test_what_must_be_alone_is_alone(units):
+    sensitivity = [unit for unit in units if unit.task.value == "sensitivity"][:2]
+    lonely, ready = sensitivity[0].key, Ready()
+    for unit in sensitivity:
+        ready.add(unit, 1.0)
+    assert [lonely] in drained(ready, joins=lambda key: key != lonely)
+
+
+def test_the_highest_rank_comes_first_within_a_cell(make_plan, make_model):
+    plan = make_plan([make_model(str(n)) for n in range(5)])
+    dense = {plan.units[chain.dense].model.name: plan.units[chain.dense] for chain in plan.chains}
+    ready = Ready()
+    for name, unit in dense.items():
+        ready.add(unit, rank=float(name))
+    names = [unit.model.name for shard in drained(ready) for unit in dense.values() if unit.key in shard]
+    assert names == ["4", "3", "2", "1", "0"]
+
+
+def test_adding_twice_is_adding_once(units):
+    ready = Ready()
+    ready.add(units[0], 1.0)
+    ready.add(units[0], 2.0)
+    assert ready.size == 1
+
+
+def test_an_artifact_is_another_load_than_its_model(make_plan):
+    plan = make_plan()
+    (chain, *_) = plan.chains
+    assert load_of(plan.units[chain.dense]) == plan.units[chain.dense].model.digest
+    assert load_of(plan.units[chain.pruned]) == chain.prune

@@ -10,10 +10,10 @@ from tenacity import (
     retry_if_exception_type,
     stop_after_attempt,
     stop_after_delay,
-    wait_exponential_jitter,
+    wait_random_exponential,
 )
 
-_TRIES = 8  # the pauses between them add up to about 8 s
+_TRIES = 8  # the pauses between them add up to at most 12 s
 _LONGEST_DOUBT = 180.0  # seconds after which no further try is made
 
 
@@ -39,21 +39,20 @@ class Undecided(Exception):
 
 def decide(
     ask: Callable[[], Answer],
-    read_back: Callable[[], tuple[bytes | None, str | None]],
-    data: bytes,
+    read_back: Callable[[], tuple[bool, str | None]],
     is_still_open: Callable[[str | None], bool],
 ) -> str | None:
-    """The etag of our bytes, or None if others were first.
+    """The etag of our write, or None if others were first.
 
-    A definite loss is believed only where no sending of ours is in doubt; else the object is read back: our bytes mean
-    that we won, and `is_still_open` tells from the etag that is there (None: nothing is) whether to ask again.
+    A definite loss is believed only where no sending of ours is in doubt; else `read_back` tells whether the object that
+    is there is ours, and its etag (None: nothing is there), from which `is_still_open` tells whether to ask again.
     Errors: Undecided, with the last answer's error as its cause.
     """
     is_in_doubt = False
     for attempt in Retrying(
         retry=retry_if_exception_type(Undecided),
         stop=stop_after_attempt(_TRIES) | stop_after_delay(_LONGEST_DOUBT),
-        wait=wait_exponential_jitter(initial=0.05, max=4, jitter=0.1),
+        wait=wait_random_exponential(multiplier=0.1, max=4),
         reraise=True,
     ):
         with attempt:
@@ -64,8 +63,8 @@ def decide(
             if answer.is_lost and not is_in_doubt:
                 return None
             if is_in_doubt:
-                content, etag = read_back()
-                if content == data:
+                is_ours, etag = read_back()
+                if is_ours:
                     return etag
                 if not is_still_open(etag):
                     return None

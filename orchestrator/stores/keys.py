@@ -46,7 +46,9 @@ def check_prefix(prefix: str) -> str:
     return prefix
 
 
-def check_swapped(key: str, data: bytes) -> None:
-    """Errors: StoreError, if this is too much for an object that is swapped."""
+def check_swapped(key: str, data: bytes, etag: str | None) -> None:
+    """Errors: StoreError, if this is too much for an object that is swapped, or no etag to go by."""
+    if etag == "":  # some servers take an empty condition for none
+        raise StoreError(f"{key}: an empty etag matches nothing; take it from stat or from the last swap")
     if len(data) > MAX_SWAP_BYTES:
         raise StoreError(f"{key}: {len(data)} bytes are too many to swap; the limit is {MAX_SWAP_BYTES}")

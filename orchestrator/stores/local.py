@@ -74,7 +74,7 @@ class LocalStore:
 
     def swap(self, key: str, data: bytes, etag: str | None) -> str | None:
         """Replaces under the store's lock only what still has this etag; the new etag, or None if it lost."""
-        check_swapped(key, data)
+        check_swapped(key, data, etag)
         if etag is None:
             return _etag_of(data) if self.put_if_absent(key, data) else None
         with self._explained(f"swap {key}"), self._written(key, io.BytesIO(data)) as (aside, path):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from boto3.s3.transfer import TransferConfig
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 DIGEST = "prunefleet-sha256"
 """The object metadata that carries the SHA-256 of the content."""
+WRITER = "prunefleet-writer"
+"""The object metadata that tells one conditional write from every other, so that it can be known again."""
 
 _TORN = (Damaged, FlexibleChecksumError, IncompleteReadError, ResponseStreamingError)
 """What a second reading may cure."""
@@ -57,6 +59,12 @@ _TRANSFER = TransferConfig(
     max_io_queue=64,
     io_chunksize=256 << 10,
 )  # at most 4 parts of 8 MiB in memory, and 16 MiB waiting for the disk
+
+
+class _Found(NamedTuple):
+    data: bytes
+    metadata: Mapping[str, str]
+    etag: str
 
 
 class S3Store:
@@ -86,7 +94,7 @@ class S3Store:
     def get(self, key: str) -> bytes:
         """The whole object, checked against the digest that it carries."""
         with self._explained("read", key):
-            return self._fetch(key)[0]
+            return self._fetch(key).data
 
     def put(self, key: str, data: bytes) -> None:
         """Writes or overwrites, atomically for readers."""
@@ -100,11 +108,10 @@ class S3Store:
 
     def swap(self, key: str, data: bytes, etag: str | None) -> str | None:
         """Replaces with `If-Match`, the etag quoted as the standard says and, where that loses, bare as Ceph wants it."""
-        check_swapped(key, data)
+        check_swapped(key, data, etag)
         if etag is None:
             return self._create(key, data)
         forms = ({"IfMatch": f'"{etag}"'}, {"IfMatch": etag})
-
         return self._decide(key, data, forms, lambda there: there == etag)
 
     def stat(self, key: str) -> Stat | None:
@@ -180,29 +187,29 @@ class S3Store:
         forms: tuple[Mapping[str, Any], ...],
         is_still_open: Callable[[str | None], bool],
     ) -> str | None:
-        """The etag of our bytes, or None if others were first."""
+        """The etag of our write, or None if others were first; the write is known again by a mark of its own."""
+        mark = uuid.uuid4().hex
+        marked = {"Body": data, "Metadata": {**_digest_of(data), WRITER: mark}}
         try:
             return decide(
-                lambda: self._ask(key, data, forms), lambda: self._read_back(key), data, is_still_open
+                lambda: self._ask(key, marked, forms), lambda: self._read_back(key, data, mark), is_still_open
             )
         except Undecided as undecided:
             raise explain(undecided.cause, f"write {key} in {self.url}") from undecided.cause
 
-    def _ask(self, key: str, data: bytes, forms: tuple[Mapping[str, Any], ...]) -> Answer:
+    def _ask(self, key: str, marked: Mapping[str, Any], forms: tuple[Mapping[str, Any], ...]) -> Answer:
         """One conditional write, in each form of its condition until one does not lose."""
-        name, answer, is_in_doubt = self._name(key), Answer(), False
+        answer, is_in_doubt = Answer(), False
         for condition in forms:
-            answer = self._ask_once(name, data, condition, key)
+            answer = self._ask_once(key, {**marked, **condition})
             is_in_doubt |= answer.is_in_doubt
             if not answer.is_lost:
                 break
         return replace(answer, is_in_doubt=is_in_doubt)
 
-    def _ask_once(self, name: str, data: bytes, condition: Mapping[str, Any], key: str) -> Answer:
+    def _ask_once(self, key: str, request: Mapping[str, Any]) -> Answer:
         try:
-            done = self._client().put_object(
-                Bucket=self._bucket, Key=name, Body=data, Metadata=_digest_of(data), **condition
-            )
+            done = self._client().put_object(Bucket=self._bucket, Key=self._name(key), **request)
         except (ClientError, BotoCoreError) as error:
             if is_refused(error):
                 return Answer(is_lost=True, is_in_doubt=_was_retried(error), cause=error)
@@ -213,17 +220,19 @@ class S3Store:
             raise explain(error, f"write {key} in {self.url}") from error
         return Answer(etag=done["ETag"].strip('"'))
 
-    def _read_back(self, key: str) -> tuple[bytes | None, str | None]:
-        """What is there now, and its etag; twice None if nothing is."""
+    def _read_back(self, key: str, data: bytes, mark: str) -> tuple[bool, str | None]:
+        """Whether what is there now is our write, and its etag; None if nothing is there."""
         try:
             with self._explained("read back", key):
-                return self._fetch(key)
+                found = self._fetch(key)
         except NotFound:
-            return None, None
+            return False, None
         except Damaged:
             raise
         except (Unreachable, StoreError) as error:
             raise Undecided(error) from error
+        is_ours = found.metadata[WRITER] == mark if WRITER in found.metadata else found.data == data
+        return is_ours, found.etag
 
     @retry(
         retry=retry_if_exception_type(_TORN),
@@ -231,11 +240,11 @@ class S3Store:
         wait=wait_random_exponential(multiplier=0.05, max=1),
         reraise=True,
     )
-    def _fetch(self, key: str) -> tuple[bytes, str]:
+    def _fetch(self, key: str) -> _Found:
         answer = self._client().get_object(Bucket=self._bucket, Key=self._name(key))
-        data = answer["Body"].read()
-        self._check(key, hashlib.sha256(data).hexdigest(), answer.get("Metadata", {}))
-        return data, answer["ETag"].strip('"')
+        data, metadata = answer["Body"].read(), answer.get("Metadata", {})
+        self._check(key, hashlib.sha256(data).hexdigest(), metadata)
+        return _Found(data, metadata, answer["ETag"].strip('"'))
 
     def _name(self, key: str) -> str:
         name = self._prefix + check_key(key)

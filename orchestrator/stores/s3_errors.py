@@ -71,7 +71,7 @@ def is_unknown(error: Exception) -> bool:
 
 def _explain_answer(error: ClientError, action: str) -> PrunefleetError:
     code, status = _code(error), _status(error)
-    said = f"cannot {action}: {code or status}: {_shown(error.response.get('Error', {}).get('Message', ''))}"
+    said = f"cannot {action}: {code or status}: {_shown(error.response.get('Error', {}).get('Message') or 'no message')}"
     if code == "NoSuchBucket":
         return StoreError(f"{said}; create the bucket, or correct the store's url")
     if status == 404 or code == "NoSuchKey":

@@ -1,0 +1,3 @@
+"""Effects. Makes the servers' fixtures known to every test."""
+
+pytest_plugins = ["servers.plugin"]

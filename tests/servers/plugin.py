@@ -1,0 +1,65 @@
+"""Effects. Fixtures that start S3 servers, for every test of the repository.
+
+`ceph`      session: a real S3 server (Ceph's gateway); skipped, with its reason, where its programs are missing
+`moto`      session: a mock that is quick; `ceph` and `moto` give an S3Server: endpoint, key, secret, boto,
+            environment, client(), make_bucket()
+`scripted`  function: a server whose next answers a test writes down
+`s3_store`  function: s3_store(prefix="") is an S3Store in a new bucket on Ceph, with credentials in the environment
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from servers import ceph as ceph_server
+from servers.ceph import S3Server
+from servers.scripted import Scripted
+
+from orchestrator.spec import StoreSpec
+from orchestrator.stores.s3 import S3Store
+
+
+@pytest.fixture(scope="session")
+def ceph() -> Iterator[S3Server]:
+    """A real S3 server."""
+    if reason := ceph_server.missing():
+        pytest.skip(reason)
+    with ceph_server.serve() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    """A mock S3 server."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield S3Server(endpoint=f"http://{host}:{port}", key=ceph_server.KEY, secret=ceph_server.SECRET)
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    """A server that fails as it is told."""
+    with Scripted.serve() as server:
+        for name, value in S3Server(endpoint="", key="key", secret="secret").environment.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def s3_store(ceph: S3Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S3Store]:
+    """Makes stores on the real server."""
+    for name, value in ceph.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def make(prefix: str = "") -> S3Store:
+        url = f"s3://{ceph.make_bucket()}/{prefix}".removesuffix("/")
+        return S3Store(StoreSpec(url=url, endpoint=ceph.endpoint))
+
+    return make

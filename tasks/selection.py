@@ -1,0 +1,85 @@
+"""Pure. Which layers of a model a recipe prunes, and why it leaves each of the others alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from tasks.contract import BadInput, Finding
+from tasks.models import Layer, Model, prunable_layers, skipped_layers
+from tasks.patterns import kept_of_group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The layers to prune, in module order, and a finding for each weight left alone without having been asked to."""
+
+    layers: tuple[Layer, ...]
+    findings: tuple[Finding, ...]
+
+
+def select_layers(model: Model, pattern: str, skip: Sequence[str]) -> Selection:
+    """The prunable layers that no shell-style pattern of `skip` matches and that `pattern` fits.
+
+    BadInput if an entry of `skip` matches no layer, if nothing is left, or for a weight that is no floating number.
+    """
+    candidates = prunable_layers(model.module)
+    for entry in skip:
+        if not any(fnmatchcase(layer.name, entry) for layer in candidates):
+            names = ", ".join(layer.name for layer in candidates[:3])
+            raise BadInput(
+                "a layer to skip does not exist",
+                why=f"{entry!r} matches none of the {len(candidates)} prunable layers ({names}, …)",
+                do="Correct the pattern in the recipe's skip, or remove it.",
+            )
+    layers: list[Layer] = []
+    findings = list(skipped_layers(model.module))
+    for layer in candidates:
+        if any(fnmatchcase(layer.name, entry) for entry in skip):
+            continue
+        if reason := _reason_to_skip(model, layer, pattern):
+            findings.append(Finding(kind="skipped_layer", subject=layer.name, message=reason))
+        else:
+            layers.append(layer)
+    if not layers:
+        reasons = "; ".join(sorted({finding.message for finding in findings})[:3])
+        raise BadInput(
+            "there is nothing to prune",
+            why=f"none of {len(candidates)} layers is left{f' ({reasons})' if reasons else ''}",
+            do="Skip fewer layers, or choose another pattern.",
+        )
+    return Selection(layers=tuple(layers), findings=tuple(findings))
+
+
+def stored_names(model: Model, layer: Layer) -> tuple[str, ...]:
+    """The stored tensors that are the layer's weight; none if it is put together from several."""
+    return next(
+        (
+            model.naming.stored.get(first, ())
+            for first, names in model.naming.shared.items()
+            if layer.weight in names
+        ),
+        (),
+    )
+
+
+def _reason_to_skip(model: Model, layer: Layer, pattern: str) -> str:
+    stored = stored_names(model, layer)
+    if not stored:
+        return "it is put together from several stored tensors, which cannot be pruned yet"
+    for name in stored:
+        if not model.checkpoint.dtype(name).is_floating_point:
+            raise BadInput(
+                "a layer cannot be pruned",
+                why=f"its weights are stored as {model.checkpoint.entry(name).dtype}, so it is already quantized",
+                do="Use the original model in bfloat16, float16 or float32.",
+                file=model.checkpoint.file(name).path.name,
+                tensor=name,
+            )
+    if layer.parameters == 0:
+        return "it has no weights"
+    groups = kept_of_group(pattern)
+    if groups and (layer.inputs // layer.groups) % groups[1]:
+        return f"{groups[1]} of {pattern} does not divide its {layer.inputs // layer.groups} inputs"
+    return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import unquote
 
 MAX_PART_BYTES = 255  # what Linux file systems allow one part of a path
@@ -35,6 +36,7 @@ def shown(name: str) -> str:
     return safe if len(safe) <= SHOWN_CHARACTERS else safe[: SHOWN_CHARACTERS - 1] + "…"
 
 
+@lru_cache(maxsize=4096)  # ten thousand models have the same three file names
 def problem_of_part(part: str) -> str:
     """Why this cannot be one part of a path of ours; empty if it can."""
     if not part:

@@ -1,0 +1,306 @@
+"""Effects. The prune task: scores, masks and writes a model, then re-opens the result and counts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks.allocation import Allocation, by_sensitivity, uniform
+from tasks.calibration import Statistics, input_norms
+from tasks.contract import BadInput, Finding, Product, Row, Work
+from tasks.criteria import Criterion, criterion_named, layer_score
+from tasks.measures import dense_flops, parameter_names
+from tasks.models import Layer, Model, load, outline, rows_of
+from tasks.patterns import kept_of_group, mask_of
+from tasks.recount import Written, count_nonzero, recount
+from tasks.selection import Selection
+from tasks.targets import choose_targets, stored_names
+from tasks.weights import Checkpoint, check_finite, open_checkpoint, write_like
+
+MARK = "prunefleet.json"
+"""The file that tells a directory of ours from a model's own."""
+_CHUNK = 1 << 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """The params of a prune unit, checked."""
+
+    criterion: str
+    pattern: str
+    scope: str | None
+    amount: float
+    allocation: str
+    max_amount: float
+    skip: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What pruning one layer did, filled in when its tensor passes by."""
+
+    asked: int = 0
+    error: float = 0.0
+
+
+def run(work: Work) -> Product:
+    """Writes the pruned model to `work.output` and tells, per layer and in all, what the written files hold.
+
+    Table `layers`: `pruned_parameters` are the zeros of the written tensor, those that were zero before included;
+    `reconstruction_error` is the sum of squared scores of what went over that of all: with wanda the diagonal
+    approximation of ||(W - W') X||^2 / ||W X||^2, with magnitude the same for inputs of equal norm. Table `artifacts`:
+    see `tasks.measures` for what flops count; masks leave them as they are.
+    """
+    recipe = read_recipe(work.params)
+    if work.output is None:
+        raise ValueError("a prune unit needs an output directory")
+    model = outline(work.model)
+    selection = choose_targets(model, recipe.pattern, recipe.skip)
+    criterion = criterion_named(recipe.criterion)
+    statistics = _statistics(work, criterion, selection) if criterion.needs_activations else None
+    selection = _reached(selection, statistics)
+    allocation = _allocate(recipe, selection.layers, work)
+    outcomes = {layer.name: Outcome() for layer in selection.layers}
+    file_findings = write_like(
+        model.checkpoint,
+        work.output,
+        _changes(model, selection.layers, recipe, criterion, statistics, allocation, outcomes),
+    )
+    pruned = open_checkpoint(work.output)
+    rows, artifact = _measure(model, pruned, selection.layers, recipe, allocation, outcomes)
+    _write_mark(work, rows, artifact)
+    findings = (
+        *model.findings,
+        *selection.findings,
+        *(statistics.findings if statistics else ()),
+        *file_findings,
+        *_findings_of(selection.layers, recipe, rows, outcomes, statistics, artifact),
+    )
+    return Product(tables={"layers": rows, "artifacts": [artifact]}, has_artifact=True, findings=findings)
+
+
+def read_recipe(params: Mapping[str, Any]) -> Recipe:
+    """The params of a prune unit; BadInput for values that contradict each other."""
+    pattern, amount = params["pattern"], params.get("amount")
+    try:
+        groups = kept_of_group(pattern)
+    except ValueError as error:
+        raise _bad_recipe(str(error)) from None
+    allocation = params.get("allocation", "uniform")
+    if allocation not in ("uniform", "sensitivity"):
+        raise _bad_recipe(f"allocation {allocation!r} is unknown")
+    if groups is not None:
+        implied = 1 - groups[0] / groups[1]
+        if allocation != "uniform" or (amount is not None and abs(amount - implied) > 1e-9):
+            raise _bad_recipe(f"pattern {pattern} prunes {implied:g} of every layer")
+        amount = implied
+    if amount is None or not 0 <= amount <= 1:
+        raise _bad_recipe(f"amount is {amount!r} and must be a share from 0 to 1")
+    scope = params.get("scope")
+    if scope not in (None, "tensor", "row") or (groups is not None and scope is not None):
+        raise _bad_recipe(f"scope {scope!r} does not go with pattern {pattern}")
+    return Recipe(
+        criterion=params["criterion"],
+        pattern=pattern,
+        scope=scope,
+        amount=float(amount),
+        allocation=allocation,
+        max_amount=float(params.get("max_amount", 1.0)),
+        skip=tuple(params.get("skip", ())),
+    )
+
+
+def _statistics(work: Work, criterion: Criterion, selection: Selection) -> Statistics:
+    if "calibration" not in work.datasets:
+        raise _bad_recipe("the criterion needs activations and there is no calibration data")
+    return input_norms(load(work.model, work.device), selection.layers, work.datasets["calibration"])
+
+
+def _reached(selection: Selection, statistics: Statistics | None) -> Selection:
+    """Without the layers that no calibration example came to: they have no scores."""
+    if statistics is None or not statistics.unreached:
+        return selection
+    message = "no calibration example reaches it, so it has no scores"
+    left = tuple(layer for layer in selection.layers if layer.name not in statistics.unreached)
+    if not left:
+        raise BadInput("there is nothing to prune", why=message, do="Use other calibration data.")
+    lost = tuple(
+        Finding(kind="skipped_layer", subject=name, message=message) for name in statistics.unreached
+    )
+    return Selection(layers=left, findings=(*selection.findings, *lost))
+
+
+def _allocate(recipe: Recipe, layers: Sequence[Layer], work: Work) -> Allocation:
+    sizes = {layer.name: layer.parameters for layer in layers}
+    if recipe.allocation == "uniform":
+        return uniform(sizes, recipe.amount)
+    rows = work.inputs.get("sensitivity", ())
+    for row in rows:
+        for key, value in (("criterion", recipe.criterion), ("pattern", recipe.pattern)):
+            if row.get(key) not in (None, value):
+                raise _bad_recipe(f"the sensitivity was measured with {key} {row[key]}, not {value}")
+    return by_sensitivity(sizes, rows, recipe.amount, recipe.max_amount)
+
+
+def _changes(
+    model: Model,
+    layers: Sequence[Layer],
+    recipe: Recipe,
+    criterion: Criterion,
+    statistics: Statistics | None,
+    allocation: Allocation,
+    outcomes: Mapping[str, Outcome],
+) -> Any:
+    """What `write_like` asks for each stored tensor; also the one place where dense weights are looked at."""
+    layer_of = {name: layer for layer in layers for name in stored_names(model, layer)}
+    checkpoint = model.checkpoint
+
+    def change(name: str) -> torch.Tensor | None:
+        file = checkpoint.file(name).path.name
+        layer = layer_of.get(name)
+        if layer is None:
+            check_finite(checkpoint.mapped(name), name, file)
+            return None
+        weight = checkpoint.read(name)
+        check_finite(weight, name, file)
+        squares = statistics.squares[layer.name].cpu() if statistics else None
+        score = layer_score(criterion, layer, weight, squares)
+        largest = _largest(score)
+        if not math.isfinite(largest):
+            raise BadInput(
+                "a score is not a number",
+                why=f"the criterion {recipe.criterion} gives NaN or infinity",
+                do="Use another criterion, or calibration data with smaller activations.",
+                file=file,
+                tensor=name,
+            )
+        mask = mask_of(score, allocation.amounts[layer.name], recipe.pattern, recipe.scope)
+        outcomes[layer.name].asked = int(torch.count_nonzero(mask))
+        outcomes[layer.name].error = _share_lost(score, mask, largest)
+        rows_of(layer, weight).masked_fill_(mask, 0)
+        return weight
+
+    return change
+
+
+def _largest(score: torch.Tensor) -> float:
+    low, high = score.aminmax()
+    return max(abs(float(low)), abs(float(high))) if low <= high else math.nan
+
+
+def _share_lost(score: torch.Tensor, mask: torch.Tensor, largest: float) -> float:
+    """Sum of squares of the masked scores over that of all; a chunk in float32, the chunks in float64."""
+    if largest == 0:
+        return 0.0
+    lost = total = 0.0
+    flat, gone = score.reshape(-1), mask.reshape(-1)
+    for start in range(0, flat.numel(), _CHUNK):
+        part = flat[start : start + _CHUNK].float() / largest
+        total += float(torch.dot(part, part))
+        part *= gone[start : start + _CHUNK]
+        lost += float(torch.dot(part, part))
+    return lost / total
+
+
+def _measure(
+    model: Model,
+    pruned: Checkpoint,
+    layers: Sequence[Layer],
+    recipe: Recipe,
+    allocation: Allocation,
+    outcomes: Mapping[str, Outcome],
+) -> tuple[list[Row], dict[str, Any]]:
+    groups = kept_of_group(recipe.pattern)
+    names = {layer.name: stored_names(model, layer) for layer in layers}
+    written = {
+        name: Written(layer=layer, pruned=outcomes[layer.name].asked, group=groups)
+        for layer in layers
+        for name in names[layer.name]
+    }
+    zeros = recount(model.checkpoint, pruned, written)
+    rows: list[Row] = [
+        {
+            "layer": layer.name,
+            "parameters": layer.parameters,
+            "pruned_parameters": zeros[names[layer.name][0]],
+            "amount_asked": allocation.amounts[layer.name],
+            "amount": zeros[names[layer.name][0]] / layer.parameters,
+            "reconstruction_error": outcomes[layer.name].error,
+        }
+        for layer in layers
+    ]
+    stored = parameter_names(model)
+    others = [name for name in stored if name not in zeros]
+    total = sum(pruned.entry(name).elements for name in stored)
+    nonzero = count_nonzero(pruned, others) + sum(
+        pruned.entry(name).elements - zeros[name] for name in stored if name in zeros
+    )
+    flops = dense_flops(model)
+    artifact = {
+        "dense_bytes": model.checkpoint.bytes,
+        "bytes": pruned.bytes,
+        "dense_parameters": total,
+        "parameters": total,
+        "nonzero_parameters": nonzero,
+        "dense_flops": flops,
+        "flops": flops,
+        "runtime": "none",
+    }
+    return rows, artifact
+
+
+def _findings_of(
+    layers: Sequence[Layer],
+    recipe: Recipe,
+    rows: Sequence[Row],
+    outcomes: Mapping[str, Outcome],
+    statistics: Statistics | None,
+    artifact: Mapping[str, Any],
+) -> list[Finding]:
+    found = []
+    for layer, row in zip(layers, rows, strict=True):
+        asked, zeros = outcomes[layer.name].asked, row["pruned_parameters"]
+        if asked == 0:
+            message = f"amount {row['amount_asked']:g} prunes none of its {layer.parameters} weights"
+            found.append(Finding(kind="zero_effect", subject=layer.name, message=message))
+        if zeros > asked:
+            message = f"{zeros} of {layer.parameters} weights are zero and {asked} were asked for: the rest were zero before"
+            found.append(Finding(kind="more_zeros", subject=layer.name, message=message))
+        dead = int((statistics.squares[layer.name] == 0).sum()) if statistics else 0
+        if dead:
+            message = f"{dead} of {layer.inputs} inputs are zero for every calibration example"
+            found.append(Finding(kind="dead_input", subject=layer.name, message=message))
+    if any(outcome.asked for outcome in outcomes.values()):
+        message = (
+            "zeros are stored like other numbers: sparse but neither smaller nor faster in a dense runtime"
+        )
+        if recipe.pattern == "2:4":
+            message += "; a runtime with 2:4 kernels, such as TensorRT, may gain"
+        found.append(Finding(kind="no_speedup", subject=recipe.pattern, message=message))
+    if artifact["flops"] is None:
+        message = "the model cannot be traced without data, so its flops are not known"
+        found.append(Finding(kind="unknown_flops", subject="model", message=message))
+    return found
+
+
+def _write_mark(work: Work, rows: Sequence[Row], artifact: Mapping[str, Any]) -> None:
+    assert work.output is not None
+    content = {
+        "made_by": "prunefleet",
+        "format": 1,
+        "params": dict(work.params),
+        "layers": {row["layer"]: {k: v for k, v in row.items() if k != "layer"} for row in rows},
+        "measures": dict(artifact),
+    }
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    Path(work.output, MARK).write_text(text + "\n", encoding="utf-8")
+
+
+def _bad_recipe(why: str) -> BadInput:
+    return BadInput("the recipe cannot be carried out", why=why, do="Correct the recipe's prune step.")

@@ -1,0 +1,82 @@
+"""Effects. Re-opens a pruned checkpoint and counts, from its bytes alone, what became of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tasks.models import Layer, rows_of
+from tasks.weights import Checkpoint, same_bytes
+
+_CHUNK = 1 << 18
+"""Weights compared together, so that what is computed of them stays in a processor's cache."""
+
+
+class ArtifactWrong(RuntimeError):
+    """A written artifact is not what it was meant to be: a fault of ours, not of the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What a stored tensor of a layer was to become."""
+
+    layer: Layer
+    pruned: int
+    """At least so many zeros."""
+    group: tuple[int, int] | None
+    """(N, M): of each M consecutive inputs at most N are not zero."""
+
+
+def recount(dense: Checkpoint, pruned: Checkpoint, written: Mapping[str, Written]) -> dict[str, int]:
+    """Zeros of every changed tensor, by its name; raises ArtifactWrong unless all is as it was meant.
+
+    A changed tensor has each entry as it was or zero, and enough zeros, in the right groups; an entry that is as it was
+    is finite, since the dense model's are. All other tensors have the same bytes, and the headers are the same.
+    """
+    if [file.head for file in dense.files] != [file.head for file in pruned.files]:
+        raise ArtifactWrong("the files of the artifact have other headers than those of the model")
+    zeros: dict[str, int] = {}
+    for name in dense.names:
+        if name not in written:
+            if not same_bytes(dense, pruned, name):
+                raise ArtifactWrong(f"{name} was not to change and did")
+            continue
+        meant = written[name]
+        before, after = dense.mapped(name), pruned.mapped(name)
+        zeros[name] = _count(before, after, name)
+        if zeros[name] < meant.pruned:
+            raise ArtifactWrong(f"{name} has {zeros[name]} zeros and was to have {meant.pruned}")
+        if meant.group is not None:
+            _check_groups(rows_of(meant.layer, after), *meant.group, name)
+    return zeros
+
+
+def count_nonzero(checkpoint: Checkpoint, names: Sequence[str]) -> int:
+    """How many entries of some tensors are not zero."""
+    return sum(int(torch.count_nonzero(checkpoint.mapped(name))) for name in names)
+
+
+def _count(before: torch.Tensor, after: torch.Tensor, name: str) -> int:
+    """Compares bit patterns, so that no rounding and no kind of zero can hide a change."""
+    kind = np.dtype(f"u{before.element_size()}")
+    old = before.reshape(-1).view(torch.uint8).numpy().view(kind)
+    new = after.reshape(-1).view(torch.uint8).numpy().view(kind)
+    zeros = 0
+    for start in range(0, new.size, _CHUNK):
+        part = new[start : start + _CHUNK]
+        is_zero = (part << 1) == 0
+        zeros += int(np.count_nonzero(is_zero))
+        if not (is_zero | (part == old[start : start + _CHUNK])).all():
+            raise ArtifactWrong(f"{name} has entries that are neither zero nor as they were")
+    return zeros
+
+
+def _check_groups(rows: torch.Tensor, kept: int, group: int, name: str) -> None:
+    step = max(1, _CHUNK // max(1, rows.shape[1]))
+    for start in range(0, rows.shape[0], step):
+        members = (rows[start : start + step] != 0).reshape(-1, group).sum(dim=1)
+        if bool((members > kept).any()):
+            raise ArtifactWrong(f"{name} has more than {kept} of {group} consecutive inputs left")

@@ -54,6 +54,14 @@ def batches(
     yield _batch(fitted, model, members)
 
 
+def logits_of(model: Model, batch: Batch) -> torch.Tensor:
+    """What the module answers, in its own dtype: [members, tokens, vocabulary], or [members, labels]."""
+    without_cache = {"use_cache": False} if model.family == "causal_lm" else {}
+    answer = model.module(**batch.inputs, **without_cache)
+    logits: torch.Tensor = answer if isinstance(answer, torch.Tensor) else answer.logits
+    return logits
+
+
 def batch_tokens_for(model: Model) -> int:
     """How many tokens make a batch whose logits stay within LOGIT_BYTES."""
     if model.family != "causal_lm":

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.batches import batches
+from tasks.batches import batches, logits_of
 from tasks.contract import BadInput, Dataset, Finding
 from tasks.data import read
 from tasks.fitting import Fitted, fit
@@ -58,7 +58,7 @@ def input_norms_over(model: Model, layers: Sequence[Layer], fitted: Fitted) -> S
 
     with torch.inference_mode(), _watching(model.module, layers, add):
         for batch in batches(fitted, model, padded=False):
-            model.module(**batch.inputs)
+            logits_of(model, batch)
     for name, total in squares.items():
         if not bool(torch.isfinite(total).all()):
             raise BadInput(
@@ -79,15 +79,15 @@ def input_norms_over(model: Model, layers: Sequence[Layer], fitted: Fitted) -> S
 def _watching(
     module: nn.Module, layers: Sequence[Layer], add: Callable[[Layer, nn.Module, torch.Tensor], None]
 ) -> Iterator[None]:
-    """Shows the input of every call of a layer to `add`; leaves nothing behind."""
+    """Shows `add` the input of every use of a layer, also by modules that share its weight; leaves nothing behind."""
 
-    def watch(layer: Layer) -> Any:
-        def before(part: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-            add(layer, part, given[0] if given else next(iter(named.values())))
+    by_weight = {id(module.get_parameter(layer.weight)): layer for layer in layers}
 
-        return module.get_submodule(layer.name).register_forward_pre_hook(before, with_kwargs=True)
+    def before(part: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        add(by_weight[id(part.weight)], part, given[0] if given else next(iter(named.values())))
 
-    handles = [watch(layer) for layer in layers]
+    holders = [part for part in module.modules() if id(part._parameters.get("weight")) in by_weight]
+    handles = [part.register_forward_pre_hook(before, with_kwargs=True) for part in holders]
     try:
         yield
     finally:

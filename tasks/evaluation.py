@@ -1,0 +1,106 @@
+"""Effects. The evaluate task: what a model makes of every example, dense or pruned alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from tasks.batches import Batch, batches, logits_of
+from tasks.contract import Dataset, Finding, Product, Row, Work
+from tasks.data import read
+from tasks.fitting import Item, fit
+from tasks.models import Model, load
+
+MAX_LISTED_LABELS = 64
+"""With more labels than these, the probabilities are left out of the rows."""
+_LOGIT_ROWS = 512  # turned into float32 together
+_NOT_ASKED = -100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What a model made of the members of a batch; on the CPU."""
+
+    losses: torch.Tensor
+    """float64 [members]: cross entropy, summed over the predicted tokens of a text."""
+    tokens: tuple[int, ...]
+    """Predictions that make up each loss; 1 for a classifier."""
+    logits: torch.Tensor | None = None
+    """float32 [members, labels] of a classifier."""
+
+
+def run(work: Work) -> Product:
+    """One `outcomes` row for each example; a loss that is not finite is null, and said so.
+
+    Errors: BadInput, if the data set does not fit the model.
+    """
+    model = load(work.model, work.device)
+    fitted = fit(read(work.datasets["evaluation"]), model)
+    rows: dict[int, Row] = {}
+    for batch in batches(fitted, model):
+        scores = score(model, batch)
+        for index, position in enumerate(batch.positions):
+            rows[position] = _outcome(fitted.items[position], scores, index)
+    in_file_order = [rows[position] for position in range(len(fitted.items))]
+    findings = (*model.findings, *fitted.findings, *_not_finite(in_file_order, work.datasets["evaluation"]))
+    return Product(tables={"outcomes": in_file_order}, findings=findings)
+
+
+def score(model: Model, batch: Batch) -> Scores:
+    """The losses of a batch, in float32 whatever the model's dtype."""
+    with torch.inference_mode():
+        logits = logits_of(model, batch)
+        if model.family == "causal_lm":
+            return _score_texts(logits, batch)
+        assert batch.labels is not None
+        logits = logits.float()
+        losses = cross_entropy(logits, batch.labels, reduction="none").double().cpu()
+    return Scores(losses=losses, tokens=(1,) * len(batch.positions), logits=logits.cpu())
+
+
+def _score_texts(logits: torch.Tensor, batch: Batch) -> Scores:
+    """Each token is predicted from those before it: the first is given, and what follows the last is not asked."""
+    ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+    targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, _NOT_ASKED)
+    step = max(1, _LOGIT_ROWS // len(batch.positions))
+    losses = torch.zeros(len(batch.positions), dtype=torch.float64, device=logits.device)
+    for start in range(0, targets.shape[1], step):
+        asked = targets[:, start : start + step]
+        given = logits[:, start : start + asked.shape[1]].float()
+        loss = cross_entropy(given.flatten(0, 1), asked.flatten(), ignore_index=_NOT_ASKED, reduction="none")
+        losses += loss.view_as(asked).sum(1, dtype=torch.float64)
+    return Scores(losses=losses.cpu(), tokens=tuple(length - 1 for length in batch.lengths))
+
+
+def _outcome(item: Item, scores: Scores, index: int) -> Row:
+    loss = float(scores.losses[index])
+    row: dict[str, Any] = {
+        "example": item.number,
+        "slices": dict(item.slices),
+        "loss": loss if math.isfinite(loss) else None,
+        "tokens": scores.tokens[index],
+    }
+    if scores.logits is None:
+        return row
+    row["label"] = item.label
+    logits = scores.logits[index]
+    if not bool(logits.isnan().any()):
+        row["prediction"] = int(logits.argmax())
+        row["correct"] = row["prediction"] == item.label
+        if len(logits) <= MAX_LISTED_LABELS:
+            row["probabilities"] = logits.softmax(0).tolist()
+    return row
+
+
+def _not_finite(rows: Sequence[Row], dataset: Dataset) -> Iterator[Finding]:
+    count = sum(row["loss"] is None for row in rows)
+    if count:
+        message = (
+            f"the loss of {count} of {len(rows)} examples is NaN or infinite; no verdict can rest on them"
+        )
+        yield Finding(kind="non_finite_loss", subject=dataset.path.name, message=message)

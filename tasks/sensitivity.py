@@ -1,0 +1,185 @@
+"""Effects. The sensitivity task: the real loss with one layer pruned at a time, at each amount of the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.batches import batches
+from tasks.calibration import input_norms_over
+from tasks.chains import chain_of, survey
+from tasks.contract import Finding, Product, Row, Work
+from tasks.criteria import criterion_named
+from tasks.data import Examples, read
+from tasks.differences import Sums, difference, mean_loss
+from tasks.evaluation import Scores
+from tasks.fitting import Fitted, fit
+from tasks.models import Layer, Model, load
+from tasks.patterns import kept_of_group
+from tasks.replay import Replay
+from tasks.selection import select_layers
+from tasks.trials import Trials, part_of, pruned
+
+METHOD = "exact"
+"""Every cell of the grid is measured on every example."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Grid:
+    """The dense model's losses, and the way to those of a pruned one."""
+
+    model: Model
+    trials: Trials
+    replay: Replay
+    stages: dict[str, int]
+    """By layer: how many blocks a trial of it can skip."""
+    dense: Sums
+    tokens: Sums
+
+
+def run(work: Work) -> Product:
+    """One `sensitivity` row for each layer of this part and each amount; N:M has the one amount that it implies.
+
+    Errors: BadInput, if the data set does not fit the model, or the dense loss on it is not finite.
+    """
+    model = load(work.model, work.device)
+    selection = select_layers(model, work.params["pattern"], work.params["skip"])
+    findings = [*model.findings, *selection.findings] if work.part == 0 else []
+    layers = part_of(selection.layers, work.part, work.parts)
+    if not layers:
+        return Product(tables={"sensitivity": ()}, findings=findings)
+    examples = read(work.datasets["calibration"])
+    fitted = fit(examples, model)
+    findings.extend(fitted.findings)
+    trials = _trials(model, work, layers, fitted, findings)
+    layers = tuple(layer for layer in layers if trials.squares is None or layer.name in trials.squares)
+    grid = _grid(model, trials, layers, fitted)
+    _check_dense(grid.dense, examples, fitted)
+    rows: dict[str, list[Row]] = {}
+    for layer in sorted(layers, key=lambda layer: grid.stages[layer.name]):
+        rows[layer.name] = list(_measure(grid, layer, str(work.params["criterion"])))
+        findings.extend(_doubts(layer, rows[layer.name]))
+    findings.extend(_full_runs(grid))
+    in_model_order = [row for layer in layers for row in rows[layer.name]]
+    return Product(tables={"sensitivity": in_model_order}, findings=findings)
+
+
+def _trials(
+    model: Model, work: Work, layers: Sequence[Layer], fitted: Fitted, findings: list[Finding]
+) -> Trials:
+    criterion = criterion_named(work.params["criterion"])
+    pattern = work.params["pattern"]
+    groups = kept_of_group(pattern)
+    squares = None
+    if criterion.needs_activations:
+        statistics = input_norms_over(model, layers, fitted)
+        squares = statistics.squares
+        for name in statistics.unreached:
+            message = "no calibration example reaches it, so it has no scores and is not tried"
+            findings.append(Finding(kind="skipped_layer", subject=name, message=message))
+    return Trials(
+        criterion=criterion,
+        pattern=pattern,
+        scope=work.params["scope"],
+        amounts=work.params["grid"] if groups is None else [1 - groups[0] / groups[1]],
+        squares=squares,
+    )
+
+
+def _grid(model: Model, trials: Trials, layers: Sequence[Layer], fitted: Fitted) -> _Grid:
+    members = list(batches(fitted, model))
+    chain = chain_of(model, members[-1])
+    dense, first_uses = survey(model, chain, members)
+    stages = {layer.name: first_uses.get(id(model.module.get_parameter(layer.weight)), 0) for layer in layers}
+    replay = Replay(
+        model=model, batches=members, dense=dense, chain=chain, stages=sorted(set(stages.values()))
+    )
+    tokens = np.zeros(len(fitted.items))
+    for batch, scores in zip(members, dense, strict=True):
+        tokens[list(batch.positions)] = scores.tokens
+    return _Grid(
+        model=model,
+        trials=trials,
+        replay=replay,
+        stages=stages,
+        dense=_in_file_order(replay, dense),
+        tokens=tokens,
+    )
+
+
+def _in_file_order(replay: Replay, scores: Sequence[Scores]) -> Sums:
+    losses = np.zeros(sum(len(batch.positions) for batch in replay.batches))
+    for batch, score in zip(replay.batches, scores, strict=True):
+        losses[list(batch.positions)] = score.losses.numpy()
+    return losses
+
+
+def _check_dense(dense: Sums, examples: Examples, fitted: Fitted) -> None:
+    broken = np.flatnonzero(~np.isfinite(dense))
+    if broken.size:
+        number = fitted.items[broken[0]].number
+        raise examples.members[number].place.refusal(
+            "the dense model's loss is not finite",
+            why=f"it is {dense[broken[0]]} on this example, and so on {broken.size} of {dense.size}",
+            do="Run the model in a wider dtype, or leave the example out.",
+        )
+
+
+def _measure(grid: _Grid, layer: Layer, criterion: str) -> Iterator[Row]:
+    grid.replay.move_to(grid.stages[layer.name])
+    module = grid.model.module
+    dense_value = mean_loss(grid.dense, grid.tokens)
+    for amount, mask in grid.trials.masks(layer, module.get_parameter(layer.weight)):
+        with pruned(module, layer, mask):
+            scores = [grid.replay.score(index) for index in range(len(grid.replay.batches))]
+        losses = _in_file_order(grid.replay, scores)
+        row = {
+            "layer": layer.name,
+            "group": layer.name,
+            "criterion": criterion,
+            "pattern": grid.trials.pattern,
+            "amount": amount,
+            "metric": "loss",
+            "dense_value": dense_value,
+            "samples": len(losses),
+            "tokens": int(grid.tokens.sum()),
+            "method": METHOD,
+            "parameters": layer.parameters,
+        }
+        if np.isfinite(losses).all():
+            change = difference(losses, grid.dense, grid.tokens)
+            value = mean_loss(losses, grid.tokens)
+            row |= {"value": value, "delta": change.delta, "stderr": change.stderr}
+        yield row
+
+
+def _doubts(layer: Layer, rows: Sequence[Row]) -> Iterator[Finding]:
+    """What a reader must not take for robustness, or for harm measured."""
+    without_effect = [row["amount"] for row in rows if row.get("delta") == 0 and row["amount"] > 0]
+    if without_effect:
+        message = f"pruning it at {_listed(without_effect)} leaves the loss exactly as it was"
+        yield Finding(kind="zero_effect", subject=layer.name, message=message)
+    broken = [row["amount"] for row in rows if row.get("delta") is None]
+    if broken:
+        message = f"pruned at {_listed(broken)} it gives losses that are NaN or infinite; they are left empty"
+        yield Finding(kind="non_finite_loss", subject=layer.name, message=message)
+
+
+def _listed(amounts: Sequence[float]) -> str:
+    return ", ".join(f"{amount:g}" for amount in amounts)
+
+
+def _full_runs(grid: _Grid) -> Iterator[Finding]:
+    replay = grid.replay
+    subject = type(grid.model.module).__name__
+    if not replay.chain or replay.problem:
+        why = replay.problem or "it has no list of blocks that are called once each in order"
+        message = f"each trial runs the whole model: {why}"
+        yield Finding(kind="no_prefix_reuse", subject=subject, message=message)
+    elif replay.left_out:
+        message = (
+            f"{len(replay.left_out)} of {len(replay.batches)} batches run the whole model for lack of memory"
+        )
+        yield Finding(kind="no_prefix_reuse", subject=subject, message=message)

@@ -1,0 +1,76 @@
+"""Effects. What a sensitivity unit tries: which layers, with which masks, and how a layer is pruned for a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tasks.criteria import Criterion, layer_score
+from tasks.models import Layer, rows_of
+from tasks.patterns import mask_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trials:
+    """What is tried on each layer; the masks are those that the prune task makes."""
+
+    criterion: Criterion
+    pattern: str
+    scope: str | None
+    amounts: Sequence[float]
+    squares: Mapping[str, torch.Tensor] | None
+    """Of each layer's inputs, if the criterion asks for them."""
+
+    def masks(self, layer: Layer, weight: torch.Tensor) -> Iterator[tuple[float, torch.Tensor]]:
+        """(amount, what goes) for each amount; the mask is [outputs, inputs / groups]."""
+        squares = None if self.squares is None else self.squares[layer.name]
+        score = layer_score(self.criterion, layer, weight, squares)
+        for amount in self.amounts:
+            yield amount, mask_of(score, amount, self.pattern, self.scope)
+
+
+def part_of(layers: Sequence[Layer], part: int, parts: int) -> tuple[Layer, ...]:
+    """The `part`-th of `parts` runs of neighbouring layers of about as many parameters each; may be empty.
+
+    A layer belongs to the part in which its middle parameter lies, so every layer belongs to exactly one.
+    """
+    total = sum(layer.parameters for layer in layers)
+    before = 0
+    members = []
+    for layer in layers:
+        middle = 2 * before + layer.parameters
+        if min(parts - 1, middle * parts // max(1, 2 * total)) == part:
+            members.append(layer)
+        before += layer.parameters
+    return tuple(members)
+
+
+@contextmanager
+def pruned(module: nn.Module, layer: Layer, mask: torch.Tensor) -> Iterator[None]:
+    """The module with zeros where the mask is, for as long as the context lasts.
+
+    The weight itself is not written to but stood in for, in every module that shares it: the pages that it shares
+    with other processes stay shared, and it comes back bit by bit, whatever happens in between.
+    """
+    weight = module.get_parameter(layer.weight)
+    holders = [
+        (part._parameters, leaf)
+        for part in module.modules()
+        for leaf, parameter in part._parameters.items()
+        if parameter is weight
+    ]
+    zeroed = weight.detach().clone()
+    rows_of(layer, zeroed).masked_fill_(mask, 0)
+    stand_in = nn.Parameter(zeroed, requires_grad=False)
+    try:
+        for parameters, leaf in holders:
+            parameters[leaf] = stand_in
+        yield
+    finally:
+        for parameters, leaf in holders:
+            parameters[leaf] = weight
+    assert module.get_parameter(layer.weight) is weight

@@ -19,8 +19,7 @@ from tasks.measures import dense_flops, parameter_names
 from tasks.models import Layer, Model, load, outline, rows_of
 from tasks.patterns import kept_of_group, mask_of
 from tasks.recount import Written, count_nonzero, recount
-from tasks.selection import Selection
-from tasks.targets import choose_targets, stored_names
+from tasks.selection import Selection, select_layers, stored_names
 from tasks.weights import Checkpoint, check_finite, open_checkpoint, write_like
 
 MARK = "prunefleet.json"
@@ -61,7 +60,7 @@ def run(work: Work) -> Product:
     if work.output is None:
         raise ValueError("a prune unit needs an output directory")
     model = outline(work.model)
-    selection = choose_targets(model, recipe.pattern, recipe.skip)
+    selection = select_layers(model, recipe.pattern, recipe.skip)
     criterion = criterion_named(recipe.criterion)
     statistics = _statistics(work, criterion, selection) if criterion.needs_activations else None
     selection = _reached(selection, statistics)

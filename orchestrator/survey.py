@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from orchestrator import quarantine
@@ -53,22 +53,23 @@ def survey(fleet: Fleet, fleet_text: str, at: float, *, retry_quarantined: bool 
     from orchestrator.listing import completed
 
     store = open_store(fleet.store)
-    catalog, warnings = scan(fleet, store, at)
+    scanned = scan(fleet, store, at)
     data = find_data(fleet)
     done = completed(store)
     held = quarantine.read(store)
-    plan = build_plan(fleet, catalog, done, data, held)
+    plan = build_plan(fleet, scanned.catalog, done, data, held)
     if retry_quarantined and plan.quarantined:
         quarantine.lift(store, plan.quarantined)
-        plan = build_plan(fleet, catalog, done, data, {})
+        plan = build_plan(fleet, scanned.catalog, done, data, {})
+    plan = replace(plan, impossible=(*scanned.impossible, *plan.impossible))
     costs = read_costs(store)
     pools = pools_of(fleet)
     return Survey(
         fleet=fleet,
         fleet_text=fleet_text,
         store=store,
-        catalog=catalog,
-        warnings=warnings,
+        catalog=scanned.catalog,
+        warnings=scanned.warnings,
         costs=costs,
         pools=pools,
         plan=plan,

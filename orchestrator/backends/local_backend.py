@@ -72,7 +72,8 @@ class LocalBackend:
         reports: tuple[UnitReport, ...] = ()
         failure: Failure | None = None
         try:
-            reports = child.pipe.recv()
+            answer = child.pipe.recv()
+            reports, failure = ((), answer) if isinstance(answer, Failure) else (answer, None)
         except EOFError:
             child.process.join()
             failure = Failure(
@@ -90,5 +91,9 @@ class LocalBackend:
 
 
 def _child(body: Body, payload: Any, pipe: Connection) -> None:
-    pipe.send(body(payload))
+    try:
+        answer: tuple[UnitReport, ...] | Failure = body(payload)
+    except Exception as error:  # the body's own fault, not a unit's; the parent hears of it instead of a dead process
+        answer = Failure(failure_class=FailureClass.INTERNAL, error=f"{type(error).__name__}: {error}")
+    pipe.send(answer)
     pipe.close()

@@ -27,6 +27,8 @@ from orchestrator.ports import Assignment, AttemptEnded
 Body = Callable[[Any], tuple[UnitReport, ...]]
 
 OBJECT_STORE_BYTES = 128 * 2**20  # no weights travel through it, only a few hundred bytes a unit
+STARTS = 3
+CANNOT_START = (ConnectionError, RuntimeError, ValueError, ray_errors.RayError)
 NODES_EVERY_SECONDS = 2.0
 MEMORY_STEP = 2**29  # few distinct shapes: Ray keeps one scheduling class for each
 
@@ -125,8 +127,7 @@ class RayBackend:
         try:
             reports, node = ray.get(ref)
         except ray_errors.RayError as error:
-            text = str(error).strip().splitlines()
-            failure = Failure(failure_class=classify(error), error=(text[0] if text else type(error).__name__)[:1000])
+            failure = Failure(failure_class=classify(error), error=_words(error))
             return AttemptEnded(attempt_id=attempt_id, failure=failure, wall_seconds=seconds)
         return AttemptEnded(attempt_id=attempt_id, reports=reports, node=node, wall_seconds=seconds)
 
@@ -136,11 +137,24 @@ def connect(pools: Mapping[str, Pool], body: Body, address: str | None) -> RayBa
 
     Errors: Unreachable.
     """
-    temporary = None
+    if address is None:
+        return RayBackend(pools=pools, body=body, remote=_remote(body), temporary=_start_here(pools))
     try:
-        if address is None:
-            temporary = Path(tempfile.mkdtemp(prefix="pf-"))
-            cpus = sum(pool.cpus for pool in pools.values() if not pool.label_selector)
+        ray.init(address=address, configure_logging=False, log_to_driver=False)
+    except CANNOT_START as error:
+        reason = _first_line(error)
+        raise Unreachable(
+            f"the Ray cluster at {address} cannot be used: {reason}. Is it running, and is its token set?"
+        ) from error
+    return RayBackend(pools=pools, body=body, remote=_remote(body), temporary=None)
+
+
+def _start_here(pools: Mapping[str, Pool]) -> Path:
+    """Starts a cluster on loopback; its directory. Ray gives its own daemon 30 s, which a busy machine may need more than once."""
+    cpus = sum(pool.cpus for pool in pools.values() if not pool.label_selector)
+    for start in range(STARTS):
+        temporary = Path(tempfile.mkdtemp(prefix="pf-"))
+        try:
             ray.init(
                 address="local",
                 num_cpus=max(1, int(cpus)),
@@ -150,15 +164,24 @@ def connect(pools: Mapping[str, Pool], body: Body, address: str | None) -> RayBa
                 log_to_driver=False,
                 _temp_dir=str(temporary),
             )
-        else:
-            ray.init(address=address, configure_logging=False, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError, ray_errors.RayError) as error:
-        if temporary is not None:
+            return temporary
+        except CANNOT_START as error:
+            ray.shutdown()
             shutil.rmtree(temporary, ignore_errors=True)
-        where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Unreachable(f"{where} cannot be used: {reason}. Is it running, and is its token set?") from error
-    return RayBackend(pools=pools, body=body, remote=_remote(body), temporary=temporary)
+            if start == STARTS - 1:
+                raise Unreachable(f"no Ray cluster can be started on this machine: {_first_line(error)}") from error
+    raise AssertionError("the loop returns or raises")
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def _words(error: ray_errors.RayError) -> str:
+    """The cause's own words where there is one: Ray's text is a page of its own frames."""
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {_first_line(cause)}"[:1000]
 
 
 def _remote(body: Body) -> Any:

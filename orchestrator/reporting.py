@@ -1,0 +1,134 @@
+"""Effects. Gathers what a report shows - the tables' rows of a plan's units - and writes the pages beside the run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from orchestrator.domain import Chain, Plan, Unit
+from orchestrator.ports import ObjectStore
+from orchestrator.publication import Published
+from orchestrator.records import read_records
+from orchestrator.report import ReportData, render_html, render_markdown
+from orchestrator.scheduling import Progress, UnitState
+from orchestrator.survey import Survey
+from orchestrator.tables import read_table
+
+SHOWN = ("sensitivity", "layers", "artifacts", "evaluations", "verdicts", "findings", "units")
+
+Row = dict[str, Any]
+
+
+def verdicts_of(store: ObjectStore, plan: Plan, judged: Collection[str]) -> Counter[str]:
+    """How many of these judge units said what."""
+    rows = table_rows(store, "verdicts", judged)
+    return Counter(row["verdict"] for row in rows if row["gate"] == "overall")
+
+
+def table_rows(store: ObjectStore, name: str, unit_keys: Collection[str]) -> list[Row]:
+    """A folded table's rows of these units; a result that was computed twice has its rows once."""
+    import pyarrow.compute as pc
+
+    dataset = read_table(store, name)
+    if dataset is None or not unit_keys:
+        return []
+    rows: list[Row] = dataset.to_table(filter=pc.field("unit_key").isin(list(unit_keys))).to_pylist()
+    return rows
+
+
+def write_report(
+    survey: Survey,
+    run_id: str,
+    closed: Mapping[str, Any],
+    progress: Progress | None,
+    published: Sequence[Published],
+) -> None:
+    """Writes runs/<run>/report.html and report.md."""
+    data = gather(survey, run_id, closed, progress, published)
+    survey.store.put(f"runs/{run_id}/report.html", render_html(data).encode())
+    survey.store.put(f"runs/{run_id}/report.md", render_markdown(data).encode())
+
+
+def gather(
+    survey: Survey,
+    run_id: str,
+    closed: Mapping[str, Any],
+    progress: Progress | None,
+    published: Sequence[Published],
+) -> ReportData:
+    """Everything the report shows, from the store and the run's last state."""
+    plan = survey.plan
+    rows = {name: table_rows(survey.store, name, plan.units) for name in SHOWN}
+    overall = {row["unit_key"]: row["verdict"] for row in rows["verdicts"] if row["gate"] == "overall"}
+    done = set(plan.done) | ({k for k, s in progress.states.items() if s is UnitState.DONE} if progress else set())
+    strange = read_records(survey.store, "findings").table.to_pylist()
+    return ReportData(
+        run={**closed, **{name: _moment(closed[name]) for name in ("started_at", "finished_at")}},
+        chains=[_chain_row(survey, chain, done, overall.get(chain.judge, ""), progress) for chain in plan.chains],
+        sensitivity=rows["sensitivity"],
+        layers=rows["layers"],
+        artifacts=rows["artifacts"],
+        evaluations=rows["evaluations"],
+        verdicts=rows["verdicts"],
+        findings=[*rows["findings"], *(row for row in strange if row["unit_key"] in plan.units)],
+        units=[row for row in rows["units"] if row["run_id"] == run_id],
+        failures=_failures(plan, progress),
+        impossible=[
+            {"subject": item.subject, "recipe": item.recipe, "reason": item.reason} for item in plan.impossible
+        ],
+        publications=[item.row for item in published],
+    )
+
+
+def _chain_row(survey: Survey, chain: Chain, done: set[str], verdict: str, progress: Progress | None) -> Row:
+    gates = survey.fleet.recipes[chain.recipe].gates
+    return {
+        "registry": chain.model.registry,
+        "model": chain.model.name,
+        "version": chain.model.version,
+        "recipe": chain.recipe,
+        "state": _chain_state(survey, chain, done, progress),
+        "verdict": verdict,
+        "units": chain.units,
+        "confidence": gates.confidence if gates else 0.95,
+    }
+
+
+def _chain_state(survey: Survey, chain: Chain, done: set[str], progress: Progress | None) -> str:
+    if done.issuperset(chain.units):
+        return "done"
+    states = {progress.states.get(key) for key in chain.units} if progress else set()
+    if states & {UnitState.FAILED, UnitState.QUARANTINED}:
+        return "failed"
+    if any(key in survey.plan.quarantined or key in survey.placement.misfits for key in chain.units):
+        return "impossible"
+    return "waiting"
+
+
+def _failures(plan: Plan, progress: Progress | None) -> list[Row]:
+    found = [{"subject": _subject(plan.units[key]), "recipe": plan.units[key].recipe, "class": "quarantined", "error": why}
+             for key, why in plan.quarantined.items()]  # fmt: skip
+    if progress is None:
+        return found
+    for key, failure in progress.reasons.items():
+        if progress.states[key] in (UnitState.FAILED, UnitState.QUARANTINED):
+            unit = plan.units[key]
+            found.append(
+                {
+                    "subject": _subject(unit),
+                    "recipe": unit.recipe,
+                    "class": failure.failure_class.value,
+                    "error": failure.error,
+                }
+            )
+    return found
+
+
+def _subject(unit: Unit) -> str:
+    return f"{unit.model.id} {unit.task.value}"
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

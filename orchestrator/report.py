@@ -1,0 +1,183 @@
+"""Pure. Rows of a run -> one self-contained HTML page, and a Markdown summary."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from orchestrator import wording
+from orchestrator.charts import share_bar
+from orchestrator.reportcases import STATUSES, Case, cases_of, worsening
+from orchestrator.reportdata import ReportData
+from orchestrator.reportdrawings import (
+    Figure,
+    amount_figure,
+    quality_against_size,
+    sensitivity_figures,
+    slice_figure,
+)
+from orchestrator.reportview import (
+    ADVICE,
+    finding_counts,
+    headline,
+    pool_times,
+    size_sentence,
+    speed_sentence,
+)
+from orchestrator.svg import mark
+
+__all__ = ["ReportData", "render_html", "render_markdown"]
+
+MOST_SECTIONS = 16
+"""Model versions with a section of their own, the most urgent first; the table holds all of them."""
+MOST_REFUSED = 50
+MOST_ROWS = 100  # of the table before it is folded
+MOST_LINES = 20  # of a list in the summary
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One model version in detail."""
+
+    anchor: str
+    title: str
+    cases: Sequence[Case]
+    sensitivity: Sequence[Figure]
+    details: Sequence[tuple[Case, Figure | None]]
+    amounts: Figure | None
+
+
+def render_html(data: ReportData) -> str:
+    """One page without scripts or outside resources; foreign text in it is inert, and its style has a hash."""
+    cases = cases_of(data)
+    sections = _sections(cases)
+    anchors = {case.index: section.anchor for section in sections for case in section.cases}
+    shapes = {recipe: index for index, recipe in enumerate(sorted({case.recipe for case in cases}))}
+    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            run=data.run,
+            headline=headline(cases, data),
+            size=size_sentence(data.artifacts),
+            speed=speed_sentence(data.artifacts),
+            tiles=_tiles(cases, data),
+            bar=_status_bar(cases),
+            refused=[case for case in cases if case.status in ("block", "inconclusive")],
+            data=data,
+            cases=cases,
+            anchors=anchors,
+            shapes=[(recipe, mark(index, 8, 8, 5.5, "mark key")) for recipe, index in shapes.items()],
+            scatters=quality_against_size(cases, shapes),
+            sections=sections,
+            models=len({(case.registry, case.model, case.version) for case in cases}),
+            findings=finding_counts(data.findings),
+            pools=pool_times(data),
+            style=Markup(style),
+            style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        )
+    )
+
+
+def render_markdown(data: ReportData) -> str:
+    """A short summary, regressions first; foreign names stand in code spans."""
+    cases = cases_of(data)
+    return (
+        _environment()
+        .get_template("report.md.j2")
+        .render(
+            run=data.run,
+            headline=headline(cases, data),
+            size=size_sentence(data.artifacts),
+            speed=speed_sentence(data.artifacts),
+            refused=[case for case in cases if case.status in ("block", "inconclusive")],
+            cases=cases,
+            data=data,
+            findings=finding_counts(data.findings),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "plain": wording.plain,
+        "code": wording.code,
+        "number": wording.number,
+        "percent": wording.percent,
+        "change": wording.change,
+        "size": wording.size,
+        "duration": wording.duration,
+        "moment": wording.moment,
+    }
+    environment.globals |= {
+        "count": wording.count,
+        "worsening": worsening,
+        "STATUSES": STATUSES,
+        "ADVICE": ADVICE,
+        "MISSING": wording.MISSING,
+        "NAME": wording.NAME_LENGTH,
+        "TITLE": wording.TITLE_LENGTH,
+        "MOST_REFUSED": MOST_REFUSED,
+        "MOST_ROWS": MOST_ROWS,
+        "MOST_LINES": MOST_LINES,
+    }
+    return environment
+
+
+def _sections(cases: Sequence[Case]) -> list[Section]:
+    """Details of the model versions that come first in the order of urgency."""
+    models: dict[tuple[str, str, str], list[Case]] = {}
+    for case in cases:
+        models.setdefault((case.registry, case.model, case.version), []).append(case)
+    return [_section(index, own) for index, own in enumerate(list(models.values())[:MOST_SECTIONS], start=1)]
+
+
+def _section(index: int, cases: Sequence[Case]) -> Section:
+    rows = {(row["unit_key"], row["layer"], row["amount"]): row for case in cases for row in case.sensitivity}
+    return Section(
+        anchor=f"model-{index}",
+        title=cases[0].id,
+        cases=cases,
+        sensitivity=sensitivity_figures(rows.values()),
+        details=[(case, slice_figure(case)) for case in cases],
+        amounts=amount_figure(cases),
+    )
+
+
+def _tiles(cases: Sequence[Case], data: ReportData) -> list[tuple[str, str, int, str]]:
+    """Status, sign, number and word of each way in which cases ended; passed and blocked even if they are none."""
+    tiles = []
+    for status, (sign, word) in STATUSES.items():
+        number = sum(case.status == status for case in cases)
+        if status == "impossible":
+            number = max(number, len(data.impossible))
+        if number or status in ("pass", "block"):
+            tiles.append((status, sign, number, word))
+    return tiles
+
+
+def _status_bar(cases: Sequence[Case]) -> Markup | None:
+    parts = [
+        (status, word, sum(case.status == status for case in cases)) for status, (_, word) in STATUSES.items()
+    ]
+    told = ", ".join(f"{number:,} {word}" for _, word, number in parts if number)
+    return share_bar(parts, label=told) if cases else None

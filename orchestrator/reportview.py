@@ -1,0 +1,153 @@
+"""Pure. The sentences and tables of a report: what happened, what it bought, what took the time."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.reportcases import STATUSES, Case
+from orchestrator.reportdata import ReportData, Row
+from orchestrator.wording import NAME_LENGTH, TEXT_LENGTH, change, count, number, percent, plain, size
+
+ADVICE: Mapping[str, str] = {
+    "infrastructure": "Nodes or the cluster failed. Run again: finished units are kept.",
+    "preemption": "Nodes were taken away. Run again, or give the pool nodes that stay.",
+    "memory": "Not enough memory. Give the pool more per shard, or match the model to a larger pool.",
+    "timeout": "Took longer than allowed. Use a faster pool, or divide sensitivity into more units.",
+    "storage": "The store did not answer. Run `prunefleet doctor`, then run again.",
+    "environment": "The workers' environment lacks something. Run `prunefleet doctor`.",
+    "permission": "The credentials do not allow it. Run `prunefleet doctor`.",
+    "poison": "It killed its worker again and again and is quarantined. Check the model before you retry it.",
+    "bad_input": "The model or the data is at fault, and trying again cannot help. Mend what the error names.",
+    "upstream": "Not tried, because something it needs failed. Mend that one first.",
+    "changed": "It changed after it was planned. Run again: what is there now gets planned.",
+    "internal": "A bug in prunefleet. Please report it with the error.",
+}
+
+
+def headline(cases: Sequence[Case], data: ReportData) -> str:
+    """What happened, in one sentence."""
+    if not cases:
+        return "No model version is matched by a recipe, so there was nothing to do."
+    models = count(len({(case.registry, case.model, case.version) for case in cases}), "model version")
+    recipes = count(len({case.recipe for case in cases}), "recipe")
+    found = Counter(case.status for case in cases)
+    told = [f"{found[status]:,} {STATUSES[status][1]}" for status in STATUSES if found[status]]
+    listed = told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
+    more = len(data.impossible) - found["impossible"]
+    return f"{models} under {recipes}: {listed}." + (
+        f" {more:,} more could not be planned." if more > 0 else ""
+    )
+
+
+def size_sentence(artifacts: Sequence[Row]) -> str:
+    """What compression bought on disk and in parameters, without flattery."""
+    known = {
+        row.get("digest"): row for row in artifacts if row.get("dense_bytes") and row.get("bytes") is not None
+    }
+    if not known:
+        return ""
+    dense, now = (sum(row[column] for row in known.values()) for column in ("dense_bytes", "bytes"))
+    counted = [
+        row
+        for row in known.values()
+        if row.get("dense_parameters") and row.get("nonzero_parameters") is not None
+    ]
+    parameters = sum(row["dense_parameters"] for row in counted)
+    nonzero = sum(row["nonzero_parameters"] for row in counted)
+    zeros = f"{percent(1 - nonzero / parameters)} of the parameters are gone or zero" if parameters else ""
+    if dense - now >= 0.005 * dense:
+        rest = f"; {zeros}" if zeros else ""
+        return f"Files went from {size(dense)} to {size(now)} ({change(now / dense - 1)}){rest}."
+    if now - dense >= 0.005 * dense:
+        return f"Files grew from {size(dense)} to {size(now)}, although {zeros or 'they were compressed'}."
+    return f"No file became smaller ({size(now)}): {zeros or 'they were pruned'}, but zeros take as much room as any number."
+
+
+def speed_sentence(artifacts: Sequence[Row]) -> str:
+    """Whether anything became faster, where it was measured."""
+    pairs = [(row.get("dense_latency_seconds"), row.get("latency_seconds")) for row in artifacts]
+    ratios = sorted(before / after for before, after in pairs if before and after)
+    if not artifacts:
+        return ""
+    if not ratios:
+        return "Speed was not measured."
+    return (
+        f"Median speed-up {number(ratios[len(ratios) // 2], 3)}× over {count(len(ratios), 'measured model')}."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolTime:
+    """What a pool did in this run."""
+
+    pool: str
+    units: int
+    busy_seconds: float
+    longest_seconds: float
+    cpu_seconds: float | None
+    gpu_seconds: float | None
+    against_prediction: float | None
+    """Seconds taken over seconds predicted, where both are known."""
+
+
+def pool_times(data: ReportData) -> list[PoolTime]:
+    """Timing by pool, the busiest first; units that other runs did are not counted."""
+    run_id = data.run.get("run_id")
+    pools: dict[str, list[Row]] = defaultdict(list)
+    for row in data.units:
+        if row.get("run_id") in (None, run_id) and row.get("wall_seconds") is not None:
+            pools[row.get("pool") or ""].append(row)
+    return sorted(
+        (_pool_time(pool, rows) for pool, rows in pools.items()), key=lambda p: (-p.busy_seconds, p.pool)
+    )
+
+
+def _pool_time(pool: str, rows: Sequence[Row]) -> PoolTime:
+    predicted = [row for row in rows if row.get("predicted_seconds")]
+    expected = sum(row["predicted_seconds"] for row in predicted)
+    return PoolTime(
+        pool=plain(pool or "unknown", NAME_LENGTH),
+        units=len(rows),
+        busy_seconds=math.fsum(row["wall_seconds"] for row in rows),
+        longest_seconds=max(row["wall_seconds"] for row in rows),
+        cpu_seconds=_total(rows, "cpu_seconds"),
+        gpu_seconds=_total(rows, "gpu_seconds"),
+        against_prediction=sum(row["wall_seconds"] for row in predicted) / expected if expected else None,
+    )
+
+
+def _total(rows: Sequence[Row], column: str) -> float | None:
+    known = [row[column] for row in rows if row.get(column) is not None]
+    return math.fsum(known) if known else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingCount:
+    """How often a kind of finding was made, and the first of them."""
+
+    kind: str
+    count: int
+    subject: str
+    message: str
+
+
+def finding_counts(findings: Sequence[Row]) -> list[FindingCount]:
+    """Findings by kind, the most frequent first."""
+    kinds: dict[str, list[Row]] = defaultdict(list)
+    for row in findings:
+        kinds[row.get("kind") or ""].append(row)
+    for rows in kinds.values():
+        rows.sort(key=lambda row: (str(row.get("subject") or ""), str(row.get("message") or "")))
+    counted = [
+        FindingCount(
+            kind=plain(kind, 48),
+            count=len(rows),
+            subject=plain(rows[0].get("subject") or "", NAME_LENGTH),
+            message=plain(rows[0].get("message") or "", TEXT_LENGTH),
+        )
+        for kind, rows in kinds.items()
+    ]
+    return sorted(counted, key=lambda found: (-found.count, found.kind))

@@ -169,7 +169,7 @@ def _tiles(cases: Sequence[Case], data: ReportData) -> list[tuple[str, str, int,
     for status, (sign, word) in STATUSES.items():
         number = sum(case.status == status for case in cases)
         if status == "impossible":
-            number = max(number, len(data.impossible))
+            number += len(data.impossible)
         if number or status in ("pass", "block"):
             tiles.append((status, sign, number, word))
     return tiles

@@ -35,8 +35,9 @@ class ReportData:
     units: Sequence[Row] = ()
     """For the timing of pools; those of other runs are left out where `run_id` says so."""
     failures: Sequence[Row] = ()
-    """What failed for good in this run: subject (such as `zoo/tiny@1 prune`), recipe, class (a FailureClass), error."""
+    """What failed for good in this run: subject (such as `zoo/tiny@1 prune`), recipe, class (a FailureClass, or
+    `quarantined`), error."""
     impossible: Sequence[Row] = ()
-    """What no unit could be planned for: subject, recipe, reason."""
+    """What no unit could be planned for, so that it has no chain: subject, recipe, reason."""
     publications: Sequence[Row] = ()
     """Rows of `promotions` of this run; `registry` and `model` are those of the published version."""

@@ -21,6 +21,7 @@ ADVICE: Mapping[str, str] = {
     "permission": "The credentials do not allow it. Run `prunefleet doctor`.",
     "poison": "It killed its worker again and again and is quarantined. Check the model before you retry it.",
     "bad_input": "The model or the data is at fault, and trying again cannot help. Mend what the error names.",
+    "quarantined": "It failed in a former run by its own fault and is not tried again. Mend what the error names.",
     "upstream": "Not tried, because something it needs failed. Mend that one first.",
     "changed": "It changed after it was planned. Run again: what is there now gets planned.",
     "internal": "A bug in prunefleet. Please report it with the error.",
@@ -36,10 +37,8 @@ def headline(cases: Sequence[Case], data: ReportData) -> str:
     found = Counter(case.status for case in cases)
     told = [f"{found[status]:,} {STATUSES[status][1]}" for status in STATUSES if found[status]]
     listed = told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
-    more = len(data.impossible) - found["impossible"]
-    return f"{models} under {recipes}: {listed}." + (
-        f" {more:,} more could not be planned." if more > 0 else ""
-    )
+    more = f" {len(data.impossible):,} more could not be planned." if data.impossible else ""
+    return f"{models} under {recipes}: {listed}.{more}"
 
 
 def size_sentence(artifacts: Sequence[Row]) -> str:

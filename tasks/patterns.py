@@ -22,7 +22,7 @@ _SAMPLE = 1 << 16
 """Scores drawn to guess where the threshold lies; which ones changes how long it takes, never the result."""
 _SLACK = 800
 """Places of the sample on both sides of the guess: six standard deviations of the rank of a median."""
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 """Scores handled together, so that what is computed of them stays in a processor's cache."""
 _FEW = 16
 """Up to so many members of a group are compared pair by pair; above, sorting is quicker."""

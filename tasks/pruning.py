@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tasks.allocation import Allocation, by_sensitivity, uniform
@@ -16,7 +17,7 @@ from tasks.calibration import Statistics, input_norms
 from tasks.contract import BadInput, Finding, Product, Row, Work
 from tasks.criteria import Criterion, criterion_named, layer_score
 from tasks.measures import dense_flops, parameter_names
-from tasks.models import Layer, Model, load, outline, rows_of
+from tasks.models import Layer, Model, load, outline
 from tasks.patterns import kept_of_group, mask_of
 from tasks.recount import Written, count_nonzero, recount
 from tasks.selection import Selection, select_layers, stored_names
@@ -24,7 +25,7 @@ from tasks.weights import Checkpoint, check_finite, open_checkpoint, write_like
 
 MARK = "prunefleet.json"
 """The file that tells a directory of ours from a model's own."""
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,14 +161,14 @@ def _changes(
     layer_of = {name: layer for layer in layers for name in stored_names(model, layer)}
     checkpoint = model.checkpoint
 
-    def change(name: str) -> torch.Tensor | None:
+    def change(name: str) -> Iterable[memoryview] | None:
+        checkpoint.release()
         file = checkpoint.file(name).path.name
         layer = layer_of.get(name)
-        if layer is None:
-            check_finite(checkpoint.mapped(name), name, file)
-            return None
-        weight = checkpoint.read(name)
+        weight = checkpoint.mapped(name)
         check_finite(weight, name, file)
+        if layer is None:
+            return None
         squares = statistics.squares[layer.name].cpu() if statistics else None
         score = layer_score(criterion, layer, weight, squares)
         largest = _largest(score)
@@ -182,10 +183,17 @@ def _changes(
         mask = mask_of(score, allocation.amounts[layer.name], recipe.pattern, recipe.scope)
         outcomes[layer.name].asked = int(torch.count_nonzero(mask))
         outcomes[layer.name].error = _share_lost(score, mask, largest)
-        rows_of(layer, weight).masked_fill_(mask, 0)
-        return weight
+        return _zeroed(weight, mask.t() if layer.transposed else mask)
 
     return change
+
+
+def _zeroed(weight: torch.Tensor, mask: torch.Tensor) -> Iterator[memoryview]:
+    """The bytes of the weight with zeros where the mask is; as integers, so that no zero is negative."""
+    bits = weight.reshape(-1).view(torch.uint8).numpy().view(f"u{weight.element_size()}")
+    gone = mask.reshape(-1).numpy()
+    for start in range(0, bits.size, _CHUNK):
+        yield np.multiply(bits[start : start + _CHUNK], ~gone[start : start + _CHUNK]).data
 
 
 def _largest(score: torch.Tensor) -> float:

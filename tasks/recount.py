@@ -11,7 +11,7 @@ import torch
 from tasks.models import Layer, rows_of
 from tasks.weights import Checkpoint, same_bytes
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 """Weights compared together, so that what is computed of them stays in a processor's cache."""
 
 
@@ -33,8 +33,8 @@ class Written:
 def recount(dense: Checkpoint, pruned: Checkpoint, written: Mapping[str, Written]) -> dict[str, int]:
     """Zeros of every changed tensor, by its name; raises ArtifactWrong unless all is as it was meant.
 
-    A changed tensor has each entry as it was or zero, and enough zeros, in the right groups; an entry that is as it was
-    is finite, since the dense model's are. All other tensors have the same bytes, and the headers are the same.
+    A changed tensor has each entry as it was or zero, and enough zeros, in the right groups; an entry that is as it
+    was is finite, since the dense model's are. All other tensors have the same bytes, and all headers are the same.
     """
     if [file.head for file in dense.files] != [file.head for file in pruned.files]:
         raise ArtifactWrong("the files of the artifact have other headers than those of the model")
@@ -51,12 +51,18 @@ def recount(dense: Checkpoint, pruned: Checkpoint, written: Mapping[str, Written
             raise ArtifactWrong(f"{name} has {zeros[name]} zeros and was to have {meant.pruned}")
         if meant.group is not None:
             _check_groups(rows_of(meant.layer, after), *meant.group, name)
+        dense.release()
+        pruned.release()
     return zeros
 
 
 def count_nonzero(checkpoint: Checkpoint, names: Sequence[str]) -> int:
     """How many entries of some tensors are not zero."""
-    return sum(int(torch.count_nonzero(checkpoint.mapped(name))) for name in names)
+    total = 0
+    for name in names:
+        total += int(torch.count_nonzero(checkpoint.mapped(name)))
+        checkpoint.release()
+    return total
 
 
 def _count(before: torch.Tensor, after: torch.Tensor, name: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,6 +82,11 @@ class Checkpoint:
             entry.shape
         )
 
+    def release(self) -> None:
+        """Gives back the memory of all mapped pages; they are read again when looked at, without what was written."""
+        for pages in self._maps.values():
+            pages.madvise(mmap.MADV_DONTNEED)
+
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor in turn, each read on its own."""
         for name in self.names:
@@ -117,12 +122,12 @@ def open_checkpoint(directory: Path) -> Checkpoint:
 
 
 def write_like(
-    checkpoint: Checkpoint, output: Path, change: Callable[[str], torch.Tensor | None]
+    checkpoint: Checkpoint, output: Path, change: Callable[[str], Iterable[memoryview] | None]
 ) -> tuple[Finding, ...]:
     """Writes the model again with some tensors changed: same files, headers, order, and all else as it was.
 
-    `change(name)` gives the tensor to write in place of a stored one, of the same dtype and shape, or None to copy
-    its bytes; it is called once for each tensor, in the order of the files. Beside the weights go config.json,
+    `change(name)` gives the bytes to write in place of a stored tensor, block by block and as many, or None to
+    copy its own; it is called once for each tensor, in the order of the files. Beside the weights go config.json,
     tokenizer and other files that cannot run; each one left out is a finding. A weight file has its name only when
     it is complete.
     """
@@ -184,22 +189,19 @@ def check_finite(tensor: torch.Tensor, name: str, file: str) -> None:
 
 
 def _write_file(
-    source: int, target: int, file: WeightFile, change: Callable[[str], torch.Tensor | None]
+    source: int, target: int, file: WeightFile, change: Callable[[str], Iterable[memoryview] | None]
 ) -> None:
     _write_all(target, memoryview(file.head))
     copied_from = copied_to = len(file.head)
     for entry in file.entries.values():
-        tensor = change(entry.name)
-        if tensor is None:
+        blocks = change(entry.name)
+        if blocks is None:
             copied_to = entry.end
             continue
         _copy_range(source, target, copied_from, entry.begin, file.path.name)
-        if DTYPES.get(entry.dtype) != tensor.dtype or entry.shape != tuple(tensor.shape):
-            raise ValueError(
-                f"{entry.name} is {entry.dtype} {entry.shape}, not {tensor.dtype} {tensor.shape}"
-            )
-        if tensor.numel():
-            _write_all(target, tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        written = sum(_write_all(target, block) for block in blocks)
+        if written != entry.end - entry.begin:
+            raise ValueError(f"{entry.name} takes {entry.end - entry.begin} bytes and was given {written}")
         copied_from = copied_to = entry.end
     _copy_range(source, target, copied_from, copied_to, file.path.name)
 
@@ -213,10 +215,12 @@ def _copy_range(source: int, target: int, begin: int, end: int, file: str) -> No
         begin += count
 
 
-def _write_all(target: int, data: memoryview) -> None:
+def _write_all(target: int, data: memoryview) -> int:
+    data = data.cast("B")
     done = 0
     while done < len(data):
         done += os.write(target, data[done : done + (1 << 30)])
+    return done
 
 
 def _copy_companions(checkpoint: Checkpoint, output: Path) -> tuple[Finding, ...]:

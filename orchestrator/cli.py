@@ -340,8 +340,8 @@ def _show_plan(seen: Survey, *, units: bool) -> None:
             listing.add_column(column, overflow="fold")
         for key in seen.plan.units:
             row = planview.unit_row(seen.plan, seen.placement, key, seen.pools, seen.costs)
-            cells = (key[:12], row["task"], plain(row["model"]), row["recipe"], row["state"], plain(row["why"], 200))
-            listing.add_row(*(escape(str(cell)) for cell in cells))
+            values = (key[:12], row["task"], plain(row["model"]), row["recipe"], row["state"], plain(row["why"], 200))
+            listing.add_row(*(escape(str(value)) for value in values))
         out.print(listing)
 
 

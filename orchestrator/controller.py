@@ -26,6 +26,7 @@ from orchestrator.scheduling import (
     observe,
 )
 
+SHORTEST_WAIT_SECONDS = 0.01
 LONGEST_WAIT_SECONDS = 1.0  # so that a signal or a new node is noticed soon
 
 
@@ -81,17 +82,38 @@ class Controller:
         """Carries out the plan until nothing is left to start and nothing runs; the final state."""
         progress = begin(plan, pools, costs, misfits)
         while not progress.is_over:
-            at = self.clock.now()
-            self._heed(progress, at)
-            capacity = self.backend.capacity()
-            for order in decide(progress, capacity, at):
-                self._carry_out(order, pools, at)
-            for watcher in self.watchers:
-                watcher.looked(progress, capacity, at)
-            self._take_in(progress, self._wait(progress, at))
-        for watcher in self.watchers:
-            watcher.looked(progress, self.backend.capacity(), self.clock.now())
+            self.round(progress)
+            self.take_in(progress, self._wait(progress))
+        self._show(progress, self.backend.capacity())
         return progress
+
+    def round(self, progress: Progress) -> None:
+        """Looks at the clock and the cluster once, and starts, cancels or stops what that leads to."""
+        at = self.clock.now()
+        self._heed(progress, at)
+        capacity = self.backend.capacity()
+        for order in decide(progress, capacity, at):
+            self._carry_out(order, progress.pools, at)
+        self._show(progress, capacity)
+
+    def take_in(self, progress: Progress, ended: Sequence[AttemptEnded]) -> None:
+        """Lets the scheduler see what ended, and records what failed."""
+        for event in ended:
+            at = self.clock.now()
+            attempt = progress.running.get(event.attempt_id)
+            known = set(progress.quarantine)
+            observe(progress, event, at)
+            if attempt is None:
+                continue
+            self._record(progress, event, attempt.shard)
+            for key in progress.quarantine.keys() - known:
+                quarantine.put(self.store, progress.plan.units[key], progress.quarantine[key], self.run_id, at)
+            for watcher in self.watchers:
+                watcher.ended(event, attempt.shard, progress.plan, at)
+
+    def _show(self, progress: Progress, capacity: Mapping[str, int]) -> None:
+        for watcher in self.watchers:
+            watcher.looked(progress, capacity, self.clock.now())
 
     def _heed(self, progress: Progress, at: float) -> None:
         if self.signals.drain:
@@ -117,29 +139,15 @@ class Controller:
             case Stop():
                 pass
 
-    def _wait(self, progress: Progress, at: float) -> Sequence[AttemptEnded]:
-        seconds = min(LONGEST_WAIT_SECONDS, next_wake(progress, at))
+    def _wait(self, progress: Progress) -> Sequence[AttemptEnded]:
+        seconds = min(LONGEST_WAIT_SECONDS, next_wake(progress, self.clock.now()))
         if progress.running:
             return self.backend.wait(seconds)
         if not progress.is_over:
-            self.clock.sleep(max(seconds, 0.01))
+            self.clock.sleep(max(seconds, SHORTEST_WAIT_SECONDS))
         return ()
 
-    def _take_in(self, progress: Progress, ended: Sequence[AttemptEnded]) -> None:
-        for event in ended:
-            at = self.clock.now()
-            attempt = progress.running.get(event.attempt_id)
-            if attempt is None:
-                continue
-            known = set(progress.quarantine)
-            observe(progress, event, at)
-            self._record(progress, event, attempt.shard, at)
-            for key in progress.quarantine.keys() - known:
-                quarantine.put(self.store, progress.plan.units[key], progress.quarantine[key], self.run_id, at)
-            for watcher in self.watchers:
-                watcher.ended(event, attempt.shard, progress.plan, at)
-
-    def _record(self, progress: Progress, event: AttemptEnded, shard: Shard, at: float) -> None:
+    def _record(self, progress: Progress, event: AttemptEnded, shard: Shard) -> None:
         """One object for each attempt that failed in part or whole; a good attempt's record are its results."""
         failed = [report for report in event.reports if report.status is UnitStatus.FAILED and report.failure]
         rows = [

@@ -129,8 +129,14 @@ def execute(
         finally:
             backend.close()
         write_costs(survey.store, survey.costs.learnt(record.measured))
-    published = publish_passed(survey, run_id, clock.now(), options.actor)
+    published = publish_passed(survey, _done(survey, progress), run_id, clock.now(), options.actor)
     return _close_run(survey, record, progress, published, signals, clock.now())
+
+
+def _done(survey: Survey, progress: Progress | None) -> frozenset[str]:
+    """Units with a result, after the loop."""
+    states = progress.states if progress else {}
+    return survey.plan.done | {key for key, state in states.items() if state is UnitState.DONE}
 
 
 def _units_to_do(plan: Plan) -> list[Unit]:

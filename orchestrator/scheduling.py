@@ -166,8 +166,7 @@ def observe(progress: Progress, event: AttemptEnded, at: float) -> Progress:
     for key in attempt.shard.units:
         if progress.states[key] is not UnitState.RUNNING:
             continue
-        report = reported.get(key)
-        failure = report.failure if report and report.failure else event.failure
+        failure = reported[key].failure if key in reported else event.failure
         if failure is None:
             failure = Failure(
                 failure_class=FailureClass.INTERNAL, error="the attempt ended without a word about this unit"

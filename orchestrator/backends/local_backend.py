@@ -15,6 +15,9 @@ from typing import Any
 from orchestrator.domain import Failure, FailureClass, Pool, UnitReport
 from orchestrator.ports import Assignment, AttemptEnded
 
+PRELOAD = ["orchestrator.worker", "orchestrator.results", "tasks.pruning", "tasks.sensitivity", "tasks.evaluation"]
+"""Imported once by the server that children are forked from, so that an attempt does not pay for torch again."""
+
 Body = Callable[[Any], tuple[UnitReport, ...]]
 
 
@@ -40,6 +43,7 @@ class LocalBackend:
     def submit(self, assignment: Assignment) -> None:
         """Starts a process for the attempt."""
         context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_child, args=(self.body, assignment.payload, theirs), daemon=True)
         process.start()

@@ -188,7 +188,8 @@ def _remote(body: Body) -> Any:
     def run(payload: Any) -> tuple[tuple[UnitReport, ...], str]:
         return body(payload), ray.util.get_node_ip_address()
 
-    return ray.remote(max_retries=0, retry_exceptions=False, enable_task_events=False)(run)
+    remote: Any = ray.remote
+    return remote(max_retries=0, retry_exceptions=False, enable_task_events=False)(run)
 
 
 def _slots(pool: Pool, nodes: Sequence[Mapping[str, Any]]) -> int:

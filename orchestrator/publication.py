@@ -1,0 +1,114 @@
+"""Effects. After the judging: of each model and alias, the best artifact that passed is published, once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.domain import Chain, Judgement, TaskName
+from orchestrator.identity import digest
+from orchestrator.ports import ObjectStore
+from orchestrator.survey import Survey
+
+PREFIX = "publications/"
+THREADS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """An alias that now points to another artifact."""
+
+    text: str
+    """For people."""
+    row: dict[str, Any]
+    """A row of `promotions`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """The judged chains that compete for one alias of one model."""
+
+    registry: str
+    alias: str
+    model: str
+    chains: tuple[Chain, ...]
+
+    @property
+    def marker(self) -> str:
+        """Where it stands that this very competition has been decided and carried out."""
+        judged = sorted((chain.judge, chain.recipe, chain.model.version) for chain in self.chains)
+        return f"{PREFIX}{digest([self.registry, self.alias, self.model, judged])}.json"
+
+
+def publish_passed(survey: Survey, done: Collection[str], run_id: str, at: float, actor: str) -> tuple[Published, ...]:
+    """Publishes what passed and has not been published; `done` are the keys of all units with a result.
+
+    What is published is a set difference like everything else, so a crash in between costs nothing.
+    """
+    groups = list(_groups(survey, done))
+    if not groups:
+        return ()
+    decided = {stat.key for stat in survey.store.list(PREFIX)}
+    moved: list[Published] = []
+    for group in groups:
+        if group.marker not in decided:
+            moved.extend(_publish_group(survey, group, run_id, at, actor))
+            note = {"registry": group.registry, "alias": group.alias, "model": group.model, "run_id": run_id, "at": at}
+            survey.store.put(group.marker, json.dumps(note).encode())
+    return tuple(moved)
+
+
+def _groups(survey: Survey, done: Collection[str]) -> Iterator[_Group]:
+    found: dict[tuple[str, str, str], list[Chain]] = {}
+    for chain in survey.plan.chains:
+        goal = survey.fleet.recipes[chain.recipe].publish
+        if goal and chain.judge in done:
+            found.setdefault((goal.registry, goal.alias, chain.model.name), []).append(chain)
+    for (registry, alias, model), chains in found.items():
+        yield _Group(registry=registry, alias=alias, model=model, chains=tuple(chains))
+
+
+def _publish_group(survey: Survey, group: _Group, run_id: str, at: float, actor: str) -> list[Published]:
+    from orchestrator import publishing
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        candidates = [c for c in pool.map(lambda chain: _candidate(survey.store, chain), group.chains) if c]
+    if not candidates:
+        return []
+    winner = publishing.choose(candidates)
+    spec = survey.fleet.registries[group.registry]
+    chain = next(c for c in group.chains if (c.recipe, c.model.version) == (winner.recipe, winner.version))
+    publication = publishing.publish(
+        survey.store,
+        spec,
+        model=chain.model,
+        recipe=chain.recipe,
+        artifact_digest=winner.artifact_digest,
+        verdict_key=chain.judge,
+        at=at,
+        actor=actor,
+        run_id=run_id,
+    )
+    raise AssertionError(publication)
+
+
+def _candidate(store: ObjectStore, chain: Chain) -> Any:
+    """What `choose` weighs, for a chain whose verdict is to pass; None for any other."""
+    from orchestrator import publishing, results
+
+    judged = results.read(store, TaskName.JUDGE, chain.judge)
+    (verdict,) = [row["verdict"] for row in judged.rows("verdicts") if row["gate"] == "overall"]
+    if verdict != Judgement.PASS.value:
+        return None
+    (artifact,) = results.read(store, TaskName.PRUNE, chain.prune).rows("artifacts")
+    (whole,) = [row for row in judged.rows("evaluations") if row["slice"] == "all"]
+    return publishing.Candidate(
+        recipe=chain.recipe,
+        version=chain.model.version,
+        artifact_digest=artifact["digest"],
+        nonzero_parameters=artifact["nonzero_parameters"],
+        drop=whole["delta"],
+    )

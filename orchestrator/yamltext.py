@@ -30,9 +30,8 @@ def parse(text: str, name: str) -> tuple[Any, dict[Path, int]]:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise SpecError(
-                    f"{name}:{event.start_mark.line + 1}: anchors and aliases are not used here; write the value out"
-                )
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                raise SpecError(f"{name}:{line}: anchors and aliases are not used here; write the value out")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

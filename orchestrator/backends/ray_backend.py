@@ -24,6 +24,7 @@ from orchestrator.errors import Unreachable
 from orchestrator.labels import satisfies
 from orchestrator.ports import Assignment, AttemptEnded
 
+_untyped: Any = ray  # parts of its interface have no types
 Body = Callable[[Any], tuple[UnitReport, ...]]
 
 OBJECT_STORE_BYTES = 128 * 2**20  # no weights travel through it, only a few hundred bytes a unit
@@ -76,7 +77,7 @@ class RayBackend:
     def capacity(self) -> dict[str, int]:
         """Slots that the nodes alive now give each pool, at most as many as the spec says; looked up every 2 s."""
         if time.monotonic() - self.seen_at > NODES_EVERY_SECONDS:
-            nodes = [node for node in ray.nodes() if node["Alive"]]
+            nodes = [node for node in _untyped.nodes() if node["Alive"]]
             self.seen = {name: _slots(pool, nodes) for name, pool in self.pools.items()}
             self.seen_at = time.monotonic()
         return dict(self.seen)
@@ -186,10 +187,9 @@ def _words(error: ray_errors.RayError) -> str:
 
 def _remote(body: Body) -> Any:
     def run(payload: Any) -> tuple[tuple[UnitReport, ...], str]:
-        return body(payload), ray.util.get_node_ip_address()
+        return body(payload), _untyped.util.get_node_ip_address()
 
-    remote: Any = ray.remote
-    return remote(max_retries=0, retry_exceptions=False, enable_task_events=False)(run)
+    return _untyped.remote(max_retries=0, retry_exceptions=False, enable_task_events=False)(run)
 
 
 def _slots(pool: Pool, nodes: Sequence[Mapping[str, Any]]) -> int:

@@ -10,19 +10,19 @@ a table only grows.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
 
 from orchestrator import results, schemas
 from orchestrator.batchlog import Batch, BatchLog, generation_of, generations
 from orchestrator.errors import Damaged, NotFound, StoreError
+from orchestrator.folded_rows import rows_by_table, without_bulk
 from orchestrator.ports import ObjectStore
-from orchestrator.records import moment
+from orchestrator.results import Result
 from orchestrator.tables import BatchTable, BrokenTable, Conflict
 
 BATCH_UNITS = 5000
@@ -30,9 +30,6 @@ BATCH_BYTES = 64 << 20
 """Of result objects: bounds the memory that a batch takes."""
 
 _CONFLICTS = 100  # in a row, before a folder gives up on a table; it waits 0.2 s on average between them
-
-Rows = Mapping[str, pa.Table]
-"""Table name -> rows, with all the table's columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +60,7 @@ class _Fold:
     log: BatchLog
     tables: Mapping[str, BatchTable]
     skipped: dict[str, str] = field(default_factory=dict)
-    loaded: dict[str, Rows] = field(default_factory=dict)
+    loaded: dict[str, Result] = field(default_factory=dict)
 
 
 def fold(store: ObjectStore) -> Folded:
@@ -146,17 +143,10 @@ def _write(table: BatchTable, rows: pa.Table, batch: Batch) -> None:
             table.write(rows, batch.number, is_first=batch.is_first)
 
 
-def _rows_of(state: _Fold, batch: Batch) -> Rows:
-    """The rows of a batch by table, in the order of its units; a unit that cannot be read is left out and told."""
-    missing = [(task, key) for task, key in batch.units if key not in state.loaded]
-    _load_all(state, missing)
-    parts = [state.loaded[key] for _, key in batch.units if key in state.loaded]
-    return {
-        name: pa.concat_tables(
-            [schemas.TABLES[name].empty_table(), *(part[name] for part in parts if name in part)]
-        )
-        for name in schemas.FOLDED
-    }
+def _rows_of(state: _Fold, batch: Batch) -> Mapping[str, pa.Table]:
+    """The rows of a batch by table; a unit that cannot be read any more is left out and told."""
+    _load_all(state, [(task, key) for task, key in batch.units if key not in state.loaded])
+    return rows_by_table([state.loaded[key] for _, key in batch.units if key in state.loaded])
 
 
 def _next_chunk(state: _Fold) -> list[tuple[str, str]]:
@@ -183,53 +173,21 @@ def _next_chunk(state: _Fold) -> list[tuple[str, str]]:
             return readable
 
 
-def _load_all(state: _Fold, units: list[tuple[str, str]]) -> None:
+def _load_all(state: _Fold, units: Sequence[tuple[str, str]]) -> None:
     with ThreadPoolExecutor(results.THREADS) as pool:
-        for (_, key), rows in zip(
+        for (_, key), result in zip(
             units, pool.map(lambda unit: _load(state.store, *unit), units), strict=True
         ):
-            if isinstance(rows, str):
-                state.skipped[key] = rows
+            if isinstance(result, str):
+                state.skipped[key] = result
             else:
-                state.loaded[key] = rows
+                state.loaded[key] = result
 
 
-def _load(store: ObjectStore, task: str, unit_key: str) -> Rows | str:
-    """The rows of one result by table, or why there are none."""
+def _load(store: ObjectStore, task: str, unit_key: str) -> Result | str:
+    """One result without what no table holds, or why it cannot be read."""
     try:
         result = results.read(store, task, unit_key)
-        return {
-            "units": _unit_row(result),
-            **{name: _table_rows(result, name) for name in _tables_of(task)},
-        }
     except (Damaged, NotFound) as error:
         return str(error)
-    except (ValueError, OverflowError) as error:  # what a column of `units` cannot hold
-        return f"{results.result_key(task, unit_key)}: {error}"
-
-
-def _tables_of(task: str) -> tuple[str, ...]:
-    return tuple(name for name in (*schemas.RESULT_TABLES[task], "findings") if name in schemas.FOLDED)
-
-
-def _table_rows(result: results.Result, name: str) -> pa.Table:
-    schema = schemas.TABLES[name]
-    part = result.table.filter(pc.equal(result.table["table"], name))
-    identity = results.identity_of(result.provenance)
-    columns = [
-        pa.repeat(pa.scalar(identity[field.name], field.type), len(part))
-        if field.name in identity
-        else part[field.name]
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
-
-
-def _unit_row(result: results.Result) -> pa.Table:
-    """One row of `units`. Errors: ValueError, if a time is none."""
-    schema = schemas.TABLES["units"]
-    known = {name: value for name, value in result.provenance.items() if name in schema.names}
-    times = {
-        name: moment(known[name]) for name in ("started_at", "finished_at") if known.get(name) is not None
-    }
-    return pa.Table.from_pylist([{**known, **times, "status": "done"}], schema=schema)
+    return replace(result, table=without_bulk(result))

@@ -21,6 +21,8 @@ from orchestrator.ports import ObjectStore
 from orchestrator.records import merged, read_records
 from orchestrator.tables import read_table
 
+logger = logging.getLogger(__name__)
+
 PLAN = pa.schema(
     [(name, pa.string()) for name in ("run_id", "unit_key", "task", *schemas.IDENTITY[2:], "state")]
 )
@@ -38,12 +40,15 @@ _SETTINGS = (
     "SET enable_external_access = false",
     "SET lock_configuration = true",
 )
-_CLOSED = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+_CLOSED: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
 
 Notice = Callable[[str], None]
 
 
-def query(store: ObjectStore, sql: str, notice: Notice = logging.getLogger(__name__).warning) -> pa.Table:
+def query(store: ObjectStore, sql: str, notice: Notice = logger.warning) -> pa.Table:
     """The answer to one SELECT (or WITH, DESCRIBE, SHOW, SUMMARIZE) over `TABLES`, folded up to now.
 
     Where the store may only be read, the tables answer as they are, and `notice` is told; as it is of what was left out.

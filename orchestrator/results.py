@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -29,6 +30,7 @@ _FIRST_PAGES = 2000  # keys; a store with more is listed in many parts at once
 _METADATA = b"prunefleet"
 _METADATA_DIGEST = b"prunefleet_sha256"
 
+_LAST_MOMENT = 253_402_300_800  # seconds: the year 10000
 _NUMBER = (int, float)
 PROVENANCE: Mapping[str, type | tuple[type, ...]] = {
     "unit_key": str,
@@ -113,7 +115,7 @@ def encode(
     text = json.dumps(note, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
     metadata = {_METADATA: text, _METADATA_DIGEST: hashlib.sha256(text).hexdigest().encode()}
     sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
     with pa.ipc.new_file(sink, table.schema.with_metadata(metadata), options=options) as writer:
         writer.write_table(table)
     return bytes(sink.getvalue())
@@ -122,7 +124,8 @@ def encode(
 def decode(data: bytes) -> Result:
     """A result object from its bytes. Errors: Damaged, with what is wrong; foreign bytes run no code."""
     try:
-        with pa.ipc.open_file(pa.BufferReader(data)) as reader:
+        options = pa.ipc.IpcReadOptions(use_threads=False)
+        with pa.ipc.open_file(pa.BufferReader(data), options=options) as reader:
             note = _note_of(reader.schema.metadata or {})
             task = note["task"]
             _check_columns(reader.schema, task)
@@ -210,32 +213,45 @@ def _provenance_problem(provenance: Mapping[str, Any], task: Any) -> str:
         return f"{', '.join(missing)} missing"
     for name, kind in PROVENANCE.items():
         value = provenance.get(name)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        if value is not None and (not isinstance(value, kind) or not _fits(value, name)):
             return f"{name} is {value!r}"
     if provenance["task"] != task or task not in schemas.RESULT_TABLES:
         return f"task is {provenance['task']!r}"
     return ""
 
 
+def _fits(value: Any, name: str) -> bool:
+    """Whether a column of the tables can hold the value."""
+    if isinstance(value, str):
+        return not any("\ud800" <= character <= "\udfff" for character in value)
+    return not isinstance(value, bool) and abs(value) < (_LAST_MOMENT if name.endswith("_at") else 2**63)
+
+
 def _check_columns(schema: pa.Schema, task: str) -> None:
-    known = schemas.result_schema(task)
+    known = _columns(task)
     if "table" not in schema.names or len(set(schema.names)) != len(schema.names):
         raise Damaged(f"its columns are not those of {task}: {', '.join(schema.names)}")
     for field in schema:
         if isinstance(field.type, pa.BaseExtensionType):
             raise Damaged(f"its column {field.name} has the foreign type {field.type}")
-        if field.name in known.names and field.type != known.field(field.name).type:
-            raise Damaged(f"its column {field.name} is {field.type}, and not {known.field(field.name).type}")
+        if field.type != known.get(field.name, field.type):
+            raise Damaged(f"its column {field.name} is {field.type}, and not {known[field.name]}")
 
 
 def _current(table: pa.Table, task: str) -> pa.Table:
     """The same rows with today's columns: what an older version did not write is null, what a newer one added is left."""
-    schema = schemas.result_schema(task)
-    columns = [
-        table[field.name] if field.name in table.schema.names else pa.nulls(len(table), field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
+    columns = _columns(task)
+    if table.schema.names == list(columns):
+        return table
+    there = set(table.schema.names)
+    return pa.table(
+        {name: table[name] if name in there else pa.nulls(len(table), kind) for name, kind in columns.items()}
+    )
+
+
+@functools.cache
+def _columns(task: str) -> Mapping[str, pa.DataType]:
+    return {field.name: field.type for field in schemas.result_schema(task)}
 
 
 def _record_nondeterminism(store: ObjectStore, kept: Result, offered: Result) -> None:

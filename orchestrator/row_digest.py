@@ -23,23 +23,30 @@ def row_digest(table: pa.Table) -> str:
 
 
 def _feed(digest: hashlib._Hash, array: pa.Array) -> None:
-    digest.update(f"\n{array.type} {len(array)}\n".encode())
-    digest.update(array.is_null().cast(pa.uint8()).to_numpy().tobytes())
     kind = array.type
+    digest.update(f"\n{kind} {len(array)}\n".encode())
+    if array.null_count:
+        digest.update(array.is_null().to_numpy(zero_copy_only=False).tobytes())
     if pa.types.is_list(kind) or pa.types.is_map(kind):
-        lengths = pc.fill_null(pc.list_value_length(array), 0)
-        digest.update(lengths.to_numpy().tobytes())
+        digest.update(_values(pc.list_value_length(array), 0))
         _feed(digest, array.flatten())
     elif pa.types.is_struct(kind):
         for part in array.flatten():
             _feed(digest, part)
     elif pa.types.is_string(kind):
-        texts = pc.fill_null(array, "").cast(pa.binary())
-        digest.update(pc.binary_length(texts).to_numpy().tobytes())
-        digest.update(b"".join(texts.to_pylist()))
+        texts = [(text or "").encode() for text in array.to_pylist()]
+        digest.update(",".join(str(len(text)) for text in texts).encode())
+        digest.update(b"".join(texts))
     elif pa.types.is_boolean(kind):
-        digest.update(pc.fill_null(array, False).cast(pa.uint8()).to_numpy().tobytes())
-    elif pa.types.is_primitive(kind):
-        digest.update(pc.fill_null(array, 0).to_numpy().tobytes())
+        digest.update(_values(array, False))
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        digest.update(_values(array, 0))
     else:
         raise ValueError(f"a column of type {kind} has no digest")
+
+
+def _values(array: pa.Array, null: int) -> bytes:
+    """The numbers in the machine's order of bytes (little-endian wherever this runs), nulls as `null`."""
+    filled = pc.fill_null(array, null) if array.null_count else array
+    raw: bytes = filled.to_numpy(zero_copy_only=False).tobytes()
+    return raw

@@ -1,25 +1,25 @@
 """Effects. What a node keeps of models and data: by content, filled once, bounded, never taken from under a holder.
 
 On disk: `<root>/<digest>/` is a complete, read-only entry (the rename is what completes it). `.locks/<digest>` is its
-lock: shared by holders, exclusive for whoever fills or removes it, given back by the kernel when its owner dies; its
-modification time says when the entry was last used. `.fill.<digest>.<bytes>.…` is being filled and promises so many
-bytes; `.trash.…` is being removed. `.lock` is held while room is made, so that promises add up.
+lock: shared by holders, exclusive for whoever removes it; its modification time says when the entry was last used.
+`.locks/<digest>.fill` is held by whoever fills it. The kernel gives both back when their owner dies.
+`.fill.<digest>.<bytes>.…` is being filled and promises so many bytes; `.trash.…` is being removed. `.lock` is held while
+room is made, so that promises add up.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import logging
 import os
 import secrets
 import shutil
-import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from orchestrator.durable import regular_files, sha256_of, sync_directory, sync_tree
 from orchestrator.errors import BrokenInvariant, Damaged
 from orchestrator.identity import digest_files
 from orchestrator.names import is_sha256
@@ -62,19 +62,20 @@ class NodeCache:
 
         Errors: Damaged; the entry is then removed, unless somebody holds it.
         """
+        entry = self._root / digest
         with self._locked(digest, fcntl.LOCK_SH):
-            files = {path: _sha256(self._root / digest / path) for path in _files_of(self._root / digest)}
+            files = {path: sha256_of(entry / path) for path in regular_files(entry)}
         if digest_files(files) == digest or list(files.values()) == [digest]:
             return
         with self._everything():
-            removed = self._remove(digest)
+            is_removed = self._remove(digest)
+        fate = (
+            "It was removed and will be fetched again."
+            if is_removed
+            else "Stop its users and verify it again."
+        )
         raise Damaged(
-            f"the cache entry {self._root / digest} is not what its name says: it was changed after it was filled. "
-            + (
-                "It has been removed and will be fetched again."
-                if removed
-                else "Stop its users, then verify again."
-            )
+            f"the cache entry {entry} is not what its name says: it was changed after it was filled. {fate}"
         )
 
     def used_bytes(self) -> int:
@@ -90,17 +91,16 @@ class NodeCache:
                 if lock is not None and self._is_complete(digest):
                     yield lock
                     return
-            with self._locked(digest, fcntl.LOCK_EX) as lock:
-                assert lock is not None
-                if not self._is_complete(digest):
-                    self._fill(digest, size_bytes, fill)
-                fcntl.flock(lock, fcntl.LOCK_SH)  # not atomic: somebody may remove the entry in between
-                if self._is_complete(digest):
-                    yield lock
-                    return
+            with ExitStack() as held:
+                with self._filling(digest):
+                    if self._is_complete(digest):
+                        continue
+                    lock = self._fill(digest, size_bytes, fill, held)
+                yield lock
+                return
 
-    def _fill(self, digest: str, size_bytes: int, fill: Callable[[Path], None]) -> None:
-        """Fills the entry; the caller holds its lock exclusively."""
+    def _fill(self, digest: str, size_bytes: int, fill: Callable[[Path], None], held: ExitStack) -> int:
+        """Fills the entry, for a caller who is alone in doing so; a shared lock on it, taken before anybody sees it."""
         aside = self._root / f"{_FILL}{digest}.{size_bytes}.{secrets.token_hex(4)}"
         try:
             with self._everything():
@@ -109,8 +109,9 @@ class NodeCache:
                 aside.mkdir()
             fill(aside)
             _seal(aside)
+            lock = held.enter_context(self._locked(digest, fcntl.LOCK_SH))
             os.rename(aside, self._root / digest)
-            _sync(self._root)
+            sync_directory(self._root)
         except OSError as error:
             _delete(aside)
             if error.errno not in _FULL:
@@ -122,9 +123,11 @@ class NodeCache:
         if self._size(digest) > size_bytes:
             with self._everything():
                 self._make_room(0)
+        assert lock is not None
+        return lock
 
     def _sweep(self, digest: str) -> None:
-        """Removes what dead processes left half filled or half removed; the caller holds `digest` and `.lock`."""
+        """Removes what dead processes left half filled or half removed; the caller is filling `digest` and holds `.lock`."""
         for name in os.listdir(self._root):
             if name.startswith(_FILL):
                 owner = name.split(".")[2]
@@ -162,18 +165,31 @@ class NodeCache:
         logger.info("cache entry removed", extra={"digest": digest})
         return True
 
+    @contextmanager
+    def _filling(self, digest: str) -> Iterator[None]:
+        """Alone in filling this entry; its lock is not that of the holders, who may stay for hours once it is filled."""
+        name = f"{digest}.fill"
+        with self._locked(name, fcntl.LOCK_EX):
+            try:
+                yield
+            finally:
+                (self._root / ".locks" / name).unlink(missing_ok=True)
+
     def _is_orphan(self, digest: str) -> bool:
-        """Whether nobody is at work on this entry any more."""
-        with self._locked(digest, fcntl.LOCK_EX | fcntl.LOCK_NB) as lock:
+        """Whether nobody is filling this entry any more."""
+        name = f"{digest}.fill"
+        with self._locked(name, fcntl.LOCK_EX | fcntl.LOCK_NB) as lock:
+            if lock is not None:
+                (self._root / ".locks" / name).unlink(missing_ok=True)
             return lock is not None
 
     @contextmanager
-    def _locked(self, digest: str, how: int) -> Iterator[int | None]:
-        """The entry's lock; None if it is taken and `how` says not to wait.
+    def _locked(self, name: str, how: int) -> Iterator[int | None]:
+        """One of the locks; None if it is taken and `how` says not to wait.
 
-        Whoever removes an entry removes its lock file too, so a lock counts only if its file is still the one there.
+        Lock files are removed by who has them alone, so a lock counts only if its file is still the one there.
         """
-        path = self._root / ".locks" / digest
+        path = self._root / ".locks" / name
         while True:
             with _lock_file(path, how) as lock:
                 if lock is None or _is_still_there(lock, path):
@@ -195,7 +211,7 @@ class NodeCache:
         """An entry never changes, so it is measured once."""
         if digest not in self._sizes:
             entry = self._root / digest
-            self._sizes[digest] = sum(os.lstat(entry / path).st_size for path in _files_of(entry))
+            self._sizes[digest] = sum(os.lstat(entry / path).st_size for path in regular_files(entry))
         return self._sizes[digest]
 
     def _last_used(self, digest: str) -> int:
@@ -236,27 +252,12 @@ def _is_still_there(lock: int, path: Path) -> bool:
         return False
 
 
-def _files_of(directory: Path) -> list[str]:
-    """Relative paths of all files; nothing but regular files and directories may be there."""
-    found = []
-    for parent, _, names in os.walk(directory, onerror=_raise):
-        for name in names:
-            path = Path(parent, name)
-            if not stat.S_ISREG(path.lstat().st_mode):
-                raise BrokenInvariant(f"{path} is in the cache and is not a regular file")
-            found.append(str(path.relative_to(directory)))
-    return found
-
-
 def _seal(directory: Path) -> None:
     """Makes all of it durable and read-only."""
-    for path in _files_of(directory):
-        descriptor = os.open(directory / path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        os.fsync(descriptor)
-        os.fchmod(descriptor, 0o444)
-        os.close(descriptor)
-    for parent, _, _ in os.walk(directory, topdown=False, onerror=_raise):
-        _sync(Path(parent))
+    for path in regular_files(directory):
+        os.chmod(directory / path, 0o444)
+    sync_tree(directory)
+    for parent, _, _ in os.walk(directory, topdown=False):
         os.chmod(parent, 0o555)
 
 
@@ -268,23 +269,6 @@ def _delete(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _free_bytes(path: Path) -> int:
     free = os.statvfs(path)
     return free.f_bavail * free.f_frsize
-
-
-def _raise(error: OSError) -> None:
-    raise error

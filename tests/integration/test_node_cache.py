@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ import pytest
 from orchestrator.errors import BrokenInvariant, Damaged
 from orchestrator.identity import digest_bytes, digest_files
 from orchestrator.node_cache import NodeCache
+from tasks.contract import BadInput
 
 SCRIPT = """
 import os, sys
@@ -220,7 +222,7 @@ def test_what_is_not_a_regular_file_does_not_get_into_the_cache(root):
         os.mkfifo(into / "weights")
 
     for fill in (links, pipes):
-        with pytest.raises(BrokenInvariant, match="not a regular file"), cache.hold(named("a"), 1, fill):
+        with pytest.raises(BadInput, match="weights.*regular file"), cache.hold(named("a"), 1, fill):
             pass
     assert entries(root) == set()
     assert leftovers(root) == []
@@ -537,9 +539,57 @@ def test_the_cache_directory_may_be_wiped_between_uses(root):
         assert (path / "weights").exists()
 
 
-def test_who_waited_on_a_lock_that_eviction_removed_waits_on_the_new_one(root):
+def openings(path: Path) -> int:
+    """How often this process has the file open."""
+    inode, found = path.stat().st_ino, 0
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found += os.stat(f"/proc/self/fd/{descriptor}").st_ino == inode
+    return found
+
+
+def wait_until_opened(path: Path, times: int) -> None:
+    """Until it has been open so often for a while: whoever opened it waits for its lock."""
+    quiet = 0
+    while quiet < 500:
+        quiet = quiet + 1 if openings(path) == times else 0
+
+
+def test_who_waits_for_a_filler_need_not_wait_until_the_filler_is_done_with_the_entry(root):
     cache = NodeCache(root, 1000)
-    path = root / ".locks" / named("a")
+    go_on, together = threading.Event(), threading.Barrier(4)
+
+    def slow(into: Path) -> None:
+        assert go_on.wait(60)
+        writes(600)(into)
+
+    def ask() -> None:
+        with cache.hold(named("a"), 600, slow):
+            together.wait(60)
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        while not leftovers(root):
+            pass
+        wait_until_opened(root / ".locks" / f"{named('a')}.fill", 4)
+        go_on.set()
+        for outcome in asking:
+            outcome.result(60)
+
+
+def test_an_entry_larger_than_was_promised_and_than_the_limit_is_let_in_alone(root):
+    cache = NodeCache(root, 1000)
+    put(cache, "a", 300)
+    with cache.hold(named("liar"), 1, writes(5000)) as path:
+        assert (path / "weights").stat().st_size == 5000
+    assert entries(root) == {named("liar")}
+
+
+def test_who_waited_on_a_lock_that_was_removed_waits_on_the_new_one(root):
+    """Filling removes its lock file at its end, so a waiter may come to have the lock of a file that is gone."""
+    cache = NodeCache(root, 1000)
+    path = root / ".locks" / f"{named('a')}.fill"
+    gone = root / "gone"
     fills = []
     inside, go_on = threading.Event(), threading.Event()
 
@@ -553,27 +603,15 @@ def test_who_waited_on_a_lock_that_eviction_removed_waits_on_the_new_one(root):
         with cache.hold(named("a"), 600, slow) as entry:
             return (entry / "weights").stat().st_size
 
-    def openings(inode: int) -> int:
-        found = 0
-        for descriptor in os.listdir("/proc/self/fd"):
-            try:
-                found += os.stat(f"/proc/self/fd/{descriptor}").st_ino == inode
-            except FileNotFoundError:
-                continue
-        return found
-
-    with ThreadPoolExecutor(2) as pool, path.open("wb") as evictor:
-        inode = os.fstat(evictor.fileno()).st_ino
-        fcntl.flock(evictor, fcntl.LOCK_SH)  # so that `early` gets as far as asking for it alone
+    with ThreadPoolExecutor(2) as pool, path.open("wb") as earlier:
+        fcntl.flock(earlier, fcntl.LOCK_EX)
         early = pool.submit(ask)
-        quiet = 0
-        while quiet < 500:  # it has it open all the time: it waits
-            quiet = quiet + 1 if openings(inode) == 2 else 0
-        path.unlink()
+        wait_until_opened(path, 2)
+        path.rename(gone)
         late = pool.submit(ask)
         assert inside.wait(60)
-        fcntl.flock(evictor, fcntl.LOCK_UN)
-        while openings(inode) > 1:
+        fcntl.flock(earlier, fcntl.LOCK_UN)
+        while openings(gone) > 1:
             pass
         go_on.set()
         assert (early.result(60), late.result(60)) == (600, 600)

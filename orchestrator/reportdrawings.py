@@ -246,16 +246,12 @@ def family(layer: str) -> str:
 
 
 def short_names(layers: Sequence[str]) -> dict[str, str]:
-    """Layer names without the whole parts that all of them begin with."""
+    """Layer names without the whole parts that all of them begin with; still different from each other."""
     split = [layer.split(".") for layer in layers]
     common = 0
-    while (
-        len(split) > 1
-        and all(len(parts) > common + 1 for parts in split)
-        and len({p[common] for p in split}) == 1
-    ):
+    while len(split) > 1 and all(len(x) > common + 1 for x in split) and len({x[common] for x in split}) == 1:
         common += 1
-    return {
-        layer: plain(".".join(parts[common:]), NAME_LENGTH)
-        for layer, parts in zip(layers, split, strict=True)
-    }
+    names = [plain(".".join(parts[common:]), NAME_LENGTH) for parts in split]
+    if len(set(names)) < len(names):
+        names = [f"{index}: {name}" for index, name in enumerate(names)]
+    return dict(zip(layers, names, strict=True))

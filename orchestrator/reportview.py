@@ -35,7 +35,7 @@ def headline(cases: Sequence[Case], data: ReportData) -> str:
     models = count(len({(case.registry, case.model, case.version) for case in cases}), "model version")
     recipes = count(len({case.recipe for case in cases}), "recipe")
     found = Counter(case.status for case in cases)
-    told = [f"{found[status]:,} {STATUSES[status][1]}" for status in STATUSES if found[status]]
+    told = [f"{found[status]:,}\u00a0{STATUSES[status][1]}" for status in STATUSES if found[status]]
     listed = told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
     more = f" {len(data.impossible):,} more could not be planned." if data.impossible else ""
     return f"{models} under {recipes}: {listed}.{more}"

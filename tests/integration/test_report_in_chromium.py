@@ -128,7 +128,7 @@ def test_the_page_opens_without_a_word_on_the_console(tmp_path):
     assert title(dom) == "prunefleet: zoo, run zoo"
     assert dom.count('role="img"') >= 10
     assert (
-        "<h1>2 model versions under 1 recipe: 1 blocked and 1 passed. 1 more could not be planned.</h1>"
+        "<h1>2 model versions under 1 recipe: 1&nbsp;blocked and 1&nbsp;passed. 1 more could not be planned.</h1>"
         in dom
     )
 

@@ -346,7 +346,7 @@ def test_the_headline_counts_every_way_in_which_cases_ended(four, page):
     assert "<h1>4 model versions under 3 recipes: " in page
     headline = re.search("<h1>(.*?)</h1>", page)[1]
     told = sum(
-        int(number) for number in re.findall(r"(\d+) (?:blocked|failed|inconclusive|passed)", headline)
+        int(number) for number in re.findall(r"(\d+)\u00a0(?:blocked|failed|inconclusive|passed)", headline)
     )
     assert told == len(four.chains)
     assert headline.endswith("1 more could not be planned.")
@@ -430,7 +430,7 @@ def test_a_measurement_without_gates_is_not_called_passed():
     data = case(
         verdict="pass", verdicts=[{"verdict": "pass", "gate": "overall", "slice": "all", "observed": 0.05}]
     )
-    assert "1 measured only." in render_html(data)
+    assert "1\u00a0measured only." in render_html(data)
 
 
 def test_accuracy_falls_in_points_and_its_interval_keeps_its_direction():
@@ -451,7 +451,7 @@ def test_a_running_run_and_an_empty_one_have_a_page():
 
 
 def test_work_left_to_a_later_run_is_waiting():
-    assert "1 waiting." in render_html(case(verdict="", state="waiting", evaluations=[]))
+    assert "1\u00a0waiting." in render_html(case(verdict="", state="waiting", evaluations=[]))
 
 
 def test_rows_follow_units_and_not_recipes():
@@ -754,4 +754,4 @@ def test_a_good_night_has_no_refusals_in_it():
     )
     assert "Refused" not in render_html(data)
     assert "Refused" not in render_markdown(data)
-    assert "1 passed." in render_markdown(data)
+    assert "1\u00a0passed." in render_markdown(data)

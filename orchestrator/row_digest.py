@@ -24,10 +24,14 @@ def row_digest(table: pa.Table) -> str:
 
 def _feed(digest: hashlib._Hash, array: pa.Array) -> None:
     kind = array.type
-    digest.update(f"\n{kind} {len(array)}\n".encode())
+    label = str(kind) if pa.types.is_primitive(kind) or pa.types.is_string(kind) else f"nested {kind.id}"
+    digest.update(f"\n{label} {len(array)}\n".encode())
     if array.null_count:
         digest.update(array.is_null().to_numpy(zero_copy_only=False).tobytes())
-    if pa.types.is_list(kind) or pa.types.is_map(kind):
+    if pa.types.is_map(kind):
+        entry = pa.struct([kind.key_field.with_name("key"), kind.item_field.with_name("value")])
+        _feed(digest, array.cast(pa.list_(entry)))
+    elif pa.types.is_list(kind):
         digest.update(_values(pc.list_value_length(array), 0))
         _feed(digest, array.flatten())
     elif pa.types.is_struct(kind):

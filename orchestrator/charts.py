@@ -1,4 +1,4 @@
-"""Pure. The drawings of a report: quality against size, sensitivity curves and maps, slices, layer amounts."""
+"""Pure. The drawings of a report: sensitivity curves and maps, slices, layer amounts, parts of a whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from orchestrator.svg import (
     line,
     mark,
     picture,
-    place_label,
     scale_of,
     text,
     text_width,
@@ -25,71 +24,9 @@ from orchestrator.wording import change, number, percent
 
 WIDE, NARROW = 1040.0, 330.0
 FONT = 12.0
-LABELLED_POINTS = 60  # beyond it only the worst marks are named
-NAMED_OF_MANY, TRIED_OF_MANY = 15, 100
-WHISKERED_POINTS = 40
 HEAT_STEPS = 8
 DEPTH_STEPS = 6
 _HEAT_RANGE = 1000.0  # the lowest colour step begins at a thousandth of the greatest value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """A mark of the scatter plot."""
-
-    label: str
-    recipe: str
-    x: float
-    y: float
-    low: float | None
-    high: float | None
-    shape: int
-    status: str
-
-
-def scatter(points: Sequence[Point], *, label: str, x_label: str, y_label: str) -> Markup:
-    """Harm against size; a mark's shape is its recipe, its colour the verdict. Labels that would overlap are left out."""
-    frame = Box(64, 14, WIDE - 16, 376)
-    x = Scale(
-        low=math.floor(10 * min(p.x for p in points) - 0.5) / 10, high=1.02, start=frame.left, end=frame.right
-    )
-    whiskers = len(points) <= WHISKERED_POINTS
-    ends = [end for p in points for end in (p.low, p.high) if whiskers and end is not None]
-    y = scale_of([*(p.y for p in points), *ends], frame.bottom, frame.top)
-    drawn: list[Markup] = _grid(y, frame, change_short)
-    for tick in x.ticks(8):
-        drawn.append(text(x(tick), frame.bottom + 18, percent(tick, 0), "tick", "middle"))
-    drawn.append(text((frame.left + frame.right) / 2, frame.bottom + 40, x_label, "axis", "middle"))
-    drawn.append(text(frame.left + 6, frame.top + 10, y_label, "axis"))
-    ordered = sorted(points, key=lambda p: (p.y, p.label))
-    radius = 5.5 if len(points) <= LABELLED_POINTS else 3.5
-    drawn.append(
-        element("circle", element("title", "the dense model"), cx=x(1.0), cy=y(0.0), r=4.0, class_="dense")
-    )
-    drawn.append(text(x(1.0), y(0.0) - 10, "dense", "tick", "middle"))
-    for p in ordered:
-        if whiskers and p.low is not None and p.high is not None:
-            drawn.append(line(x(p.x), y(p.low), x(p.x), y(p.high), f"whisker {p.status}"))
-    for p in ordered:
-        title = f"{p.label}, {p.recipe}: {change(p.y)}, {percent(p.x)} of the parameters are not zero"
-        drawn.append(mark(p.shape, x(p.x), y(p.y), radius, f"mark {p.status}", title))
-    return picture(WIDE, 424, label, *drawn, *_labels(ordered[::-1], x, y, frame))
-
-
-def _labels(worst_first: Sequence[Point], x: Scale, y: Scale, frame: Box) -> list[Markup]:
-    taken = [Box(x(p.x) - 6, y(p.y) - 6, x(p.x) + 6, y(p.y) + 6) for p in worst_first]
-    taken.append(Box(frame.left, frame.top, frame.left + 330, frame.top + 16))
-    are_many = len(worst_first) > LABELLED_POINTS
-    drawn: list[Markup] = []
-    for p in worst_first[:TRIED_OF_MANY] if are_many else worst_first:
-        if are_many and len(drawn) == NAMED_OF_MANY:
-            break
-        shown = fit(p.label, 200, FONT - 1)
-        box = place_label(x(p.x), y(p.y), text_width(shown, FONT - 1), FONT + 1, taken, frame)
-        if box:
-            taken.append(box)
-            drawn.append(text(box.left, box.bottom - 3, shown, "name"))
-    return drawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +46,7 @@ def curves(title: str, lines: Sequence[Curve], y: tuple[float, ...]) -> Markup:
     scale_y = scale_of(y, frame.bottom, frame.top)
     amounts = [amount for curve in lines for amount, *_ in curve.points]
     scale_x = Scale(low=0.0, high=max(1.0, *amounts), start=frame.left, end=frame.right)
-    drawn = _grid(scale_y, frame, number_short, most=5)
+    drawn = value_axis(scale_y, frame, number_short, most=5)
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         drawn.append(text(scale_x(tick), frame.bottom + 16, percent(tick, 0), "tick", "middle"))
     for curve in lines:
@@ -350,7 +287,8 @@ def share_bar(parts: Sequence[tuple[str, str, int]], *, label: str) -> Markup:
     return picture(WIDE, 12, label, *drawn, class_="chart share", stretch=True)
 
 
-def _grid(y: Scale, frame: Box, shown: Callable[[float], str], most: int = 6) -> list[Markup]:
+def value_axis(y: Scale, frame: Box, shown: Callable[[float], str], most: int = 6) -> list[Markup]:
+    """Lines across the drawing at round values, with their labels on the left."""
     drawn = []
     for tick in y.ticks(most):
         drawn.append(line(frame.left, y(tick), frame.right, y(tick), "zero" if tick == 0 else "grid"))

@@ -14,17 +14,16 @@ from orchestrator.charts import (
     Amounts,
     Curve,
     Interval,
-    Point,
     amount_bars,
     curves,
     depth_legend,
     heat_legend,
     heat_map,
     intervals,
-    scatter,
 )
 from orchestrator.reportcases import Case
 from orchestrator.reportdata import Row
+from orchestrator.scatterplot import Point, scatter
 from orchestrator.wording import NAME_LENGTH, TEXT_LENGTH, count, percent, plain
 
 MOST_PANELS = 12

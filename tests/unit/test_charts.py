@@ -15,7 +15,6 @@ from orchestrator.charts import (
     Amounts,
     Curve,
     Interval,
-    Point,
     amount_bars,
     change_short,
     curves,
@@ -23,10 +22,10 @@ from orchestrator.charts import (
     heat_step,
     intervals,
     number_short,
-    scatter,
     share_bar,
 )
 from orchestrator.reportdrawings import family, natural, short_names
+from orchestrator.scatterplot import Point, scatter
 from orchestrator.svg import Box, Scale, element, fit, mark, place_label, scale_of, text_width
 
 finite = st.floats(-1e6, 1e6)

@@ -61,6 +61,8 @@ class Checkpoint:
         """A tensor copied into memory of its own, so that its pages can be given back after it."""
         entry = self.entry(name)
         dtype = self.dtype(name)
+        if entry.elements == 0:
+            return torch.empty(entry.shape, dtype=dtype)
         buffer = np.empty(entry.end - entry.begin, dtype=np.uint8)
         with open_regular(self.file(name).path) as stream:
             read_exactly(stream.fileno(), buffer.data, entry.begin, self.file(name).path.name)

@@ -1,0 +1,124 @@
+"""Scores by the papers' formulas, computed entry by entry."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tasks.contract import BadInput
+from tasks.criteria import CRITERIA, Criterion, criterion_named, layer_score, magnitude, norms_by_row, wanda
+from tasks.models import Layer
+
+
+def layer(outputs: int, inputs: int, groups: int = 1, transposed: bool = False, shape=None) -> Layer:
+    size = outputs * inputs // groups
+    return Layer(
+        name="l",
+        weight="l.weight",
+        shape=shape or (outputs, inputs // groups),
+        parameters=size,
+        outputs=outputs,
+        inputs=inputs,
+        groups=groups,
+        transposed=transposed,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_magnitude_is_the_absolute_value_exactly(dtype):
+    weight = torch.randn(7, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    score = magnitude(weight)
+    assert score.dtype == dtype
+    assert score.tolist() == [[abs(value) for value in row] for row in weight.tolist()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_wanda_is_weight_times_norm_of_its_input(dtype):
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(6, 4, generator=generator).to(dtype)
+    inputs = torch.randn(50, 4, generator=generator, dtype=torch.float64)
+    squares = inputs.square().sum(dim=0)
+    score = layer_score(CRITERIA["wanda"], layer(6, 4), weight, squares)
+    assert score.dtype == torch.float32
+    for row in range(6):
+        for column in range(4):
+            norm = math.sqrt(math.fsum(value * value for value in inputs[:, column].tolist()))
+            expected = abs(float(weight[row, column])) * norm
+            assert float(score[row, column]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_dead_inputs_score_zero():
+    score = layer_score(CRITERIA["wanda"], layer(2, 3), torch.ones(2, 3), torch.tensor([4.0, 0.0, 9.0]))
+    assert score.tolist() == [[2.0, 0.0, 3.0], [2.0, 0.0, 3.0]]
+
+
+def test_rows_of_a_grouped_convolution_use_the_inputs_of_their_group():
+    grouped = layer(4, 6, groups=2, shape=(4, 3, 1, 1))
+    squares = torch.tensor([1.0, 4.0, 9.0, 16.0, 25.0, 36.0])
+    score = layer_score(CRITERIA["wanda"], grouped, torch.ones(4, 3, 1, 1), squares)
+    assert score.tolist() == [[1, 2, 3], [1, 2, 3], [4, 5, 6], [4, 5, 6]]
+
+
+def test_a_transposed_weight_is_scored_as_its_transpose():
+    weight = torch.randn(3, 5, generator=torch.Generator().manual_seed(2))
+    squares = torch.tensor([1.0, 4.0, 9.0])
+    stored = layer_score(CRITERIA["wanda"], layer(5, 3, transposed=True, shape=(3, 5)), weight, squares)
+    plain = layer_score(CRITERIA["wanda"], layer(5, 3), weight.t().contiguous(), squares)
+    assert torch.equal(stored, plain)
+
+
+def test_large_sums_of_squares_do_not_overflow():
+    assert norms_by_row(layer(1, 1), torch.tensor([1e60], dtype=torch.float64)).item() == pytest.approx(1e30)
+
+
+def test_statistics_of_another_layer_are_a_bug():
+    with pytest.raises(ValueError, match="has 3 inputs"):
+        norms_by_row(layer(2, 3), torch.ones(4))
+
+
+def test_wanda_without_statistics_is_a_bug():
+    with pytest.raises(ValueError, match="needs the norms"):
+        wanda(torch.ones(2, 2), None)
+
+
+def test_the_registry_says_what_each_criterion_needs():
+    assert {name: criterion.needs_activations for name, criterion in CRITERIA.items()} == {
+        "magnitude": False,
+        "wanda": True,
+    }
+    assert criterion_named("wanda") is CRITERIA["wanda"]
+
+
+def test_an_unknown_criterion_names_the_known_ones():
+    with pytest.raises(BadInput, match=r"'magnitud' is unknown.*magnitude, wanda"):
+        criterion_named("magnitud")
+
+
+def install(tmp_path, monkeypatch, group: str, name: str, source: str, value: str) -> None:
+    """An installed package with one entry point, for as long as a test runs."""
+    (tmp_path / "their_package.py").write_text(source)
+    info = tmp_path / "their_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "their_package", raising=False)
+
+
+def test_a_criterion_of_an_installed_package_is_found_by_its_entry_point(tmp_path, monkeypatch):
+    source = (
+        "from tasks.criteria import Criterion\n"
+        "mine = Criterion(score=lambda weight, norms: -weight.abs(), needs_activations=False)\n"
+    )
+    install(tmp_path, monkeypatch, "prunefleet.criteria", "largest", source, "their_package:mine")
+    found = criterion_named("largest")
+    assert isinstance(found, Criterion)
+    assert found.score(torch.tensor([[-2.0]]), None).tolist() == [[-2.0]]
+
+
+def test_an_entry_point_that_names_something_else_is_refused(tmp_path, monkeypatch):
+    install(tmp_path, monkeypatch, "prunefleet.criteria", "wrong", "thing = 3\n", "their_package:thing")
+    with pytest.raises(BadInput, match="is a int, not a Criterion"):
+        criterion_named("wrong")

@@ -35,7 +35,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Compress whole registries of models, every night, on a Ray cluster.",
 )
-out = Console(soft_wrap=True)
+NO_TERMINAL_WIDTH = 4000  # a file or a pipe has no right edge to wrap at
+out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else NO_TERMINAL_WIDTH)
 talk = Console(stderr=True)
 
 FleetFile = Annotated[Path, typer.Argument(metavar="FLEET", help="The fleet file, fleet.yaml.")]

@@ -110,5 +110,5 @@ def _candidate(store: ObjectStore, chain: Chain) -> Any:
         version=chain.model.version,
         artifact_digest=artifact["digest"],
         nonzero_parameters=artifact["nonzero_parameters"],
-        drop=whole["delta"],
+        drop=-whole["delta"] if whole["metric"] == "accuracy" else whole["delta"] / whole["dense_value"],
     )

@@ -62,11 +62,15 @@ def gather(
     plan = survey.plan
     rows = {name: table_rows(survey.store, name, plan.units) for name in SHOWN}
     overall = {row["unit_key"]: row["verdict"] for row in rows["verdicts"] if row["gate"] == "overall"}
-    done = set(plan.done) | ({k for k, s in progress.states.items() if s is UnitState.DONE} if progress else set())
+    done = set(plan.done) | (
+        {k for k, s in progress.states.items() if s is UnitState.DONE} if progress else set()
+    )
     strange = read_records(survey.store, "findings").table.to_pylist()
     return ReportData(
         run={**closed, **{name: _moment(closed[name]) for name in ("started_at", "finished_at")}},
-        chains=[_chain_row(survey, chain, done, overall.get(chain.judge, ""), progress) for chain in plan.chains],
+        chains=[
+            _chain_row(survey, chain, done, overall.get(chain.judge, ""), progress) for chain in plan.chains
+        ],
         sensitivity=rows["sensitivity"],
         layers=rows["layers"],
         artifacts=rows["artifacts"],
@@ -76,7 +80,8 @@ def gather(
         units=[row for row in rows["units"] if row["run_id"] == run_id],
         failures=_failures(plan, progress),
         impossible=[
-            {"subject": item.subject, "recipe": item.recipe, "reason": item.reason} for item in plan.impossible
+            {"subject": item.subject, "recipe": item.recipe, "reason": item.reason}
+            for item in plan.impossible
         ],
         publications=[item.row for item in published],
     )
@@ -105,6 +110,15 @@ def _chain_state(survey: Survey, chain: Chain, done: set[str], progress: Progres
     if any(key in survey.plan.quarantined or key in survey.placement.misfits for key in chain.units):
         return "impossible"
     return "waiting"
+
+
+def _impossible(survey: Survey) -> list[Row]:
+    plan = survey.plan
+    found = [{"subject": item.subject, "recipe": item.recipe, "reason": item.reason} for item in plan.impossible]
+    for key, reason in survey.placement.misfits.items():
+        unit = plan.units[key]
+        found.append({"subject": _subject(unit), "recipe": unit.recipe, "reason": reason})
+    return found
 
 
 def _failures(plan: Plan, progress: Progress | None) -> list[Row]:

@@ -15,7 +15,14 @@ from typing import Any
 from orchestrator.domain import Failure, FailureClass, Pool, UnitReport
 from orchestrator.ports import Assignment, AttemptEnded
 
-PRELOAD = ["orchestrator.worker", "orchestrator.results", "tasks.pruning", "tasks.sensitivity", "tasks.evaluation"]
+PRELOAD = [
+    "orchestrator.worker",
+    "orchestrator.results",
+    "tasks.pruning",
+    "tasks.sensitivity",
+    "tasks.evaluation",
+    "transformers.modeling_utils",
+]
 """Imported once by the server that children are forked from, so that an attempt does not pay for torch again."""
 
 Body = Callable[[Any], tuple[UnitReport, ...]]

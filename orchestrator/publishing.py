@@ -1,0 +1,109 @@
+"""Effects. Puts artifacts that passed into a registry: each a version, complete or absent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.artifacts import artifact_files, differences, download_artifact
+from orchestrator.domain import ModelVersion
+from orchestrator.errors import Damaged
+from orchestrator.names import natural
+from orchestrator.ports import ObjectStore
+from orchestrator.registries.placing import has_version, locked_model, place_version
+from orchestrator.registries.tree import open_below, path_of
+from orchestrator.spec import DirectoryRegistrySpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """An artifact that passed its gates and claims an alias of its model."""
+
+    version: str
+    """Of the source model."""
+    recipe: str
+    artifact_digest: str
+    nonzero_parameters: int
+    drop: float
+    """How much worse than the dense model; in the unit of the recipe's gate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """An artifact that is now a version in a registry."""
+
+    model: ModelVersion
+    """The source."""
+    version: str
+    """Its name in the registry."""
+    recipe: str
+    artifact_digest: str
+    verdict_key: str
+    at: float
+    actor: str
+    run_id: str
+    is_new: bool
+
+
+def choose(candidates: Sequence[Candidate]) -> Candidate:
+    """The one of several that gets the alias: newest source, fewest nonzero parameters, smallest drop, recipe's name."""
+    newest = max((candidate.version for candidate in candidates), key=natural)
+    return min(
+        (candidate for candidate in candidates if candidate.version == newest),
+        key=lambda one: (
+            one.nonzero_parameters,
+            math.inf if math.isnan(one.drop) else one.drop,
+            one.recipe,
+            one.artifact_digest,
+        ),
+    )
+
+
+def published_version(source_version: str, recipe: str, artifact_digest: str) -> str:
+    """The version that an artifact becomes."""
+    return f"{source_version}-{recipe}-{artifact_digest[:12]}"
+
+
+def publish(
+    store: ObjectStore,
+    registry: DirectoryRegistrySpec,
+    *,
+    model: ModelVersion,
+    recipe: str,
+    artifact_digest: str,
+    verdict_key: str,
+    at: float,
+    actor: str,
+    run_id: str,
+) -> Publication:
+    """Makes an artifact a version of its model in the registry; nothing happens if it is one already.
+
+    Errors: Damaged, if the artifact or the version that is there is not what it should be; RegistryError; NotFound.
+    """
+    version = published_version(model.version, recipe, artifact_digest)
+    files = artifact_files(store, artifact_digest)
+    with locked_model(Path(registry.path), model.name, make=True) as versions:
+        is_new = not has_version(versions, version)
+        if is_new:
+            place_version(versions, version, lambda into: download_artifact(store, artifact_digest, into))
+        else:
+            with open_below(versions, [version]) as there:
+                lines = differences(path_of(there), files)
+            if lines:
+                raise Damaged(
+                    f"{model.name}@{version} in {registry.path} is not the artifact {artifact_digest}: "
+                    f"{'; '.join(lines[:5])}. Remove that version; the next run publishes it again."
+                )
+    return Publication(
+        model=model,
+        version=version,
+        recipe=recipe,
+        artifact_digest=artifact_digest,
+        verdict_key=verdict_key,
+        at=at,
+        actor=actor,
+        run_id=run_id,
+        is_new=is_new,
+    )

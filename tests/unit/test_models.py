@@ -1,0 +1,444 @@
+"""Loading models: the same weights and outputs as transformers, nothing run, nothing fetched, nothing left over."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tasks.contract import BadInput
+from tasks.models import Layer, build_on_meta, load, outline, prunable_layers, rows_of, skipped_layers
+
+ARCHITECTURES = (
+    "LlamaForCausalLM",
+    "GPT2LMHeadModel",
+    "BertForSequenceClassification",
+    "ViTForImageClassification",
+    "ResNetForImageClassification",
+    "MLPForClassification",
+)
+FAMILIES = dict(
+    zip(
+        ARCHITECTURES,
+        (
+            "causal_lm",
+            "causal_lm",
+            "text_classifier",
+            "image_classifier",
+            "image_classifier",
+            "feature_classifier",
+        ),
+        strict=True,
+    )
+)
+
+MIXTRAL = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "num_local_experts": 3,
+}
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a model was loaded and something tried the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def edit_config(path: Path, **values) -> Path:
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, **values}))
+    return path
+
+
+def edit_weights(path: Path, change) -> Path:
+    tensors = load_file(path / "model.safetensors")
+    change(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path / "model.safetensors")
+    return path
+
+
+def save_with_transformers(path: Path, name: str, model_type: str, seed: int = 0, **values) -> nn.Module:
+    torch.manual_seed(seed)
+    module = getattr(transformers, name)(transformers.CONFIG_MAPPING[model_type](**values)).eval()
+    module.save_pretrained(path)
+    return module
+
+
+def example(family: str) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    if family == "image_classifier":
+        return {"pixel_values": torch.randn(2, 1, 8, 8, generator=generator)}
+    return {"input_ids": torch.randint(0, 50, (2, 9), generator=generator)}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_are_those_of_the_file_in_its_dtype(tmp_path, tiny_model, architecture, dtype):
+    path = tiny_model(tmp_path / "m", architecture, dtype=dtype)
+    model = load(path)
+    assert model.family == FAMILIES[architecture]
+    assert not model.module.training
+    stored = load_file(path / "model.safetensors")
+    state = model.module.state_dict()
+    for name, tensor in stored.items():
+        assert torch.equal(state[name], tensor), name
+        assert state[name].dtype == tensor.dtype
+    assert not any(tensor.is_meta for tensor in (*model.module.parameters(), *model.module.buffers()))
+    assert not any(parameter.requires_grad for parameter in model.module.parameters())
+    assert model.findings == ()
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "MLPForClassification"])
+def test_outputs_and_buffers_equal_those_of_from_pretrained(tmp_path, tiny_model, architecture):
+    path = tiny_model(tmp_path / "m", architecture)
+    model = load(path)
+    reference = getattr(transformers, architecture).from_pretrained(path).eval()
+    for name, buffer in reference.named_buffers():
+        assert torch.equal(buffer, model.module.get_buffer(name)), name
+    inputs = example(model.family)
+    with torch.no_grad():
+        assert torch.equal(model.module(**inputs).logits, reference(**inputs).logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "model_type", "values"),
+    [
+        ("ViTForImageClassification", "vit", {"image_size": 8, "patch_size": 4, "num_channels": 1}),
+        ("GPTNeoXForCausalLM", "gpt_neox", {"vocab_size": 50}),
+        ("MixtralForCausalLM", "mixtral", MIXTRAL),
+        ("AlbertForSequenceClassification", "albert", {"vocab_size": 50, "embedding_size": 8}),
+        ("MambaForCausalLM", "mamba", {"vocab_size": 50}),
+    ],
+)
+def test_names_that_transformers_has_changed_are_found_as_it_finds_them(tmp_path, name, model_type, values):
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    reference = save_with_transformers(tmp_path, name, model_type, **{**small, **values})
+    model = load(tmp_path)
+    state = model.module.state_dict()
+    for key, tensor in reference.state_dict().items():
+        assert torch.equal(state[key], tensor), key
+    inputs = example(model.family)
+    with torch.no_grad():
+        assert torch.equal(model.module(**inputs).logits, reference(**inputs).logits)
+
+
+def test_own_architectures_are_built_and_run(tmp_path, tiny_model):
+    model = load(tiny_model(tmp_path / "m", "MLPForClassification"))
+    assert model.config.input_size == 64
+    with torch.no_grad():
+        assert model.module(torch.zeros(3, 64)).shape == (3, 10)
+
+
+def test_an_outline_has_shapes_and_no_data(tmp_path, tiny_model):
+    path = tiny_model(tmp_path / "m")
+    assert all(tensor.is_meta for tensor in build_on_meta(path).parameters())
+    assert prunable_layers(outline(path).module) == prunable_layers(load(path).module)
+
+
+def test_the_last_model_is_kept_until_its_files_or_the_device_change(tmp_path, tiny_model):
+    path = tiny_model(tmp_path / "m")
+    first = load(path)
+    assert load(path) is first
+    tiny_model(path, seed=1)
+    second = load(path)
+    assert second is not first
+    load(tiny_model(tmp_path / "other"))
+    assert load(path) is not second
+
+
+def test_changing_a_loaded_weight_leaves_the_file_alone(tmp_path, tiny_model):
+    path = tiny_model(tmp_path / "m")
+    before = (path / "model.safetensors").read_bytes()
+    module = load(path).module
+    for layer in prunable_layers(module):
+        module.get_submodule(layer.name).weight.zero_()
+    assert (path / "model.safetensors").read_bytes() == before
+
+
+def test_sharded_models_load_like_whole_ones(tmp_path, tiny_model):
+    path = tiny_model(tmp_path / "m")
+    tensors = load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    names = sorted(tensors)
+    listing = {}
+    for index, part in enumerate((names[::2], names[1::2])):
+        save_file({name: tensors[name] for name in part}, path / f"part-{index}.safetensors")
+        listing.update(dict.fromkeys(part, f"part-{index}.safetensors"))
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listing}))
+    state = load(path).module.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in tensors.items())
+
+
+# --- layers -----------------------------------------------------------------------------------------------------
+
+
+def names(module: nn.Module) -> list[str]:
+    return [layer.name for layer in prunable_layers(module)]
+
+
+def test_layers_of_a_llama_are_its_linear_layers_in_order_without_embedding_and_head(tmp_path, tiny_model):
+    found = prunable_layers(build_on_meta(tiny_model(tmp_path / "m")))
+    parts = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
+    parts += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+    assert [layer.name for layer in found] == [f"model.layers.{i}.{part}" for i in range(2) for part in parts]
+    assert found[-1].weight == "model.layers.1.mlp.down_proj.weight"
+    assert (found[-1].outputs, found[-1].inputs, found[-1].parameters) == (16, 32, 512)
+
+
+def test_layers_of_gpt2_are_stored_transposed(tmp_path, tiny_model):
+    found = {
+        layer.name: layer
+        for layer in prunable_layers(build_on_meta(tiny_model(tmp_path / "m", "GPT2LMHeadModel")))
+    }
+    layer = found["transformer.h.0.attn.c_attn"]
+    assert (layer.transposed, layer.shape, layer.outputs, layer.inputs) == (True, (16, 48), 48, 16)
+    assert "lm_head" not in found
+
+
+def test_convolutions_have_their_kernels_as_inputs(tmp_path, tiny_model):
+    found = prunable_layers(build_on_meta(tiny_model(tmp_path / "m", "ResNetForImageClassification")))
+    assert (found[0].shape, found[0].outputs, found[0].inputs) == ((8, 1, 7, 7), 8, 49)
+    assert found[-1].name.startswith("classifier")
+
+
+def test_grouped_convolutions_count_the_inputs_of_all_groups():
+    (layer,) = prunable_layers(nn.Sequential(nn.Conv2d(6, 4, 3, groups=2)))
+    assert (layer.inputs, layer.groups, layer.parameters, layer.outputs) == (54, 2, 108, 4)
+    assert rows_of(layer, torch.zeros(layer.shape)).shape == (4, 27)
+
+
+def test_weights_shared_with_an_embedding_are_left_out_and_others_listed_once():
+    module = nn.ModuleDict(
+        {
+            "embedding": nn.Embedding(8, 4),
+            "tied": nn.Linear(4, 8),
+            "one": nn.Linear(4, 4),
+            "two": nn.Linear(4, 4),
+        }
+    )
+    module["tied"].weight = module["embedding"].weight
+    module["two"].weight = module["one"].weight
+    assert names(module) == ["one"]
+
+
+def test_what_cannot_be_pruned_yet_is_named():
+    module = nn.ModuleDict({"attention": nn.MultiheadAttention(4, 2), "deep": nn.Conv3d(1, 2, 3)})
+    module.register_parameter("experts", nn.Parameter(torch.zeros(3, 4, 5)))
+    module.register_parameter("vector", nn.Parameter(torch.zeros(1, 1, 5)))
+    assert prunable_layers(module) == ()
+    found = {finding.subject: finding for finding in skipped_layers(module)}
+    assert set(found) == {"experts", "attention.in_proj_weight", "attention.out_proj.weight", "deep.weight"}
+    assert {finding.kind for finding in found.values()} == {"skipped_layer"}
+    assert "[3, 4, 5]" in found["experts"].message
+
+
+def test_a_layer_with_one_output_is_a_layer():
+    assert names(nn.Sequential(nn.Linear(5, 1))) == ["0"]
+
+
+def test_rows_are_views_that_write_through():
+    for layer, shape in (
+        (prunable_layers(nn.Sequential(nn.Linear(3, 2)))[0], (2, 3)),
+        (prunable_layers(nn.Sequential(nn.Conv1d(2, 4, 3)))[0], (4, 2, 3)),
+        (prunable_layers(nn.Sequential(transformers.pytorch_utils.Conv1D(5, 3)))[0], (3, 5)),
+    ):
+        weight = torch.ones(shape)
+        rows_of(layer, weight)[0] = 0
+        assert int((weight == 0).sum()) == layer.inputs
+        assert isinstance(layer, Layer)
+
+
+def test_fused_experts_are_skipped_by_name_and_the_rest_is_found(tmp_path):
+    save_with_transformers(tmp_path, "MixtralForCausalLM", "mixtral", **MIXTRAL)
+    model = outline(tmp_path)
+    assert len(prunable_layers(model.module)) == 8
+    assert "model.layers.0.mlp.experts.gate_up_proj" in {f.subject for f in skipped_layers(model.module)}
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------
+
+
+def refusal(path: Path) -> BadInput:
+    with pytest.raises(BadInput) as caught:
+        load(path)
+    assert caught.value.do
+    return caught.value
+
+
+def test_a_missing_weight_is_named(tmp_path, tiny_model):
+    path = edit_weights(
+        tiny_model(tmp_path / "m"), lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight")
+    )
+    error = refusal(path)
+    assert error.tensor == "model.layers.1.mlp.up_proj.weight"
+    assert error.file == "model.safetensors"
+    assert "lacks" in error.why
+
+
+def test_a_tensor_too_many_is_named(tmp_path, tiny_model):
+    path = edit_weights(tiny_model(tmp_path / "m"), lambda tensors: tensors.update(extra=torch.ones(2)))
+    assert refusal(path).tensor == "extra"
+
+
+def test_a_weight_of_another_shape_is_named(tmp_path, tiny_model):
+    path = edit_config(tiny_model(tmp_path / "m"), intermediate_size=48)
+    error = refusal(path)
+    assert "mlp." in error.tensor
+    assert "[32, 16]" in error.why or "[16, 32]" in error.why
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "name", ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight"]
+)
+def test_weights_that_are_no_numbers_are_named_and_counted(tmp_path, tiny_model, name, value):
+    def spoil(tensors):
+        tensors[name].view(-1)[:3] = value
+
+    error = refusal(edit_weights(tiny_model(tmp_path / "m"), spoil))
+    assert error.tensor == name
+    assert error.why.startswith("3 of")
+
+
+def test_buffers_of_older_exports_are_findings_and_not_used(tmp_path, tiny_model):
+    def add(tensors):
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+
+    model = load(edit_weights(tiny_model(tmp_path / "m"), add))
+    assert [(f.kind, f.subject) for f in model.findings] == [
+        ("unused_tensor", "model.layers.0.self_attn.rotary_emb.inv_freq")
+    ]
+
+
+def test_tied_weights_stored_twice_must_be_equal(tmp_path, tiny_model):
+    path = tiny_model(tmp_path / "m", config={"tie_word_embeddings": True})
+    equal = edit_weights(
+        path, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].clone()})
+    )
+    module = load(equal).module
+    assert module.lm_head.weight is module.model.embed_tokens.weight
+    edit_weights(path, lambda tensors: tensors["lm_head.weight"].add_(1))
+    error = refusal(path)
+    assert error.tensor == "lm_head.weight"
+    assert "tie_word_embeddings" in error.do
+
+
+def test_a_tied_weight_may_be_stored_under_either_name(tmp_path, tiny_model):
+    path = tiny_model(tmp_path / "m", config={"tie_word_embeddings": True})
+    edit_weights(
+        path, lambda tensors: tensors.update({"lm_head.weight": tensors.pop("model.embed_tokens.weight")})
+    )
+    module = load(path).module
+    assert module.model.embed_tokens.weight is module.lm_head.weight
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"architectures": ["EvilForCausalLM"]}, "EvilForCausalLM"),
+        ({"architectures": ["LlamaModel"]}, "no causal language model"),
+        ({"architectures": ["AutoModelForCausalLM"]}, "no causal language model"),
+        ({"architectures": ["BertForSequenceClassification"]}, "of type llama"),
+        ({"architectures": ["os.system"]}, "os.system"),
+        ({"architectures": ["TimmWrapperForImageClassification"], "model_type": "timm_wrapper"}, "Timm"),
+        ({"model_type": "evil"}, "no model_type 'evil'"),
+        ({"model_type": None}, "no model_type"),
+        ({"model_type": ["llama"]}, "no model_type"),
+        ({"hidden_act": "evil"}, "cannot build"),
+        ({"hidden_size": "16"}, "cannot build"),
+        ({"hidden_size": -16}, "cannot"),
+        ({"num_attention_heads": 0}, "cannot"),
+        ({"rope_parameters": {"rope_type": "evil", "rope_theta": 1.0}}, "cannot build"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "already quantized"),
+        ({"num_hidden_layers": 10**9}, "weights hold only"),
+        ({"num_labels": 10**9}, "num_labels"),
+    ],
+)
+def test_configs_that_ask_for_something_else_are_refused(tmp_path, tiny_model, values, reason):
+    error = refusal(edit_config(tiny_model(tmp_path / "m"), **values))
+    assert error.file == "config.json"
+    assert reason in str(error)
+
+
+def test_a_vocabulary_that_the_file_does_not_hold_costs_nothing(tmp_path, tiny_model):
+    error = refusal(edit_config(tiny_model(tmp_path / "m"), vocab_size=10**9))
+    assert error.tensor == "lm_head.weight" or error.tensor == "model.embed_tokens.weight"
+
+
+def test_code_beside_a_model_is_never_run(tmp_path, tiny_model):
+    path = edit_config(
+        tiny_model(tmp_path / "m"),
+        auto_map={"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"},
+        trust_remote_code=True,
+        _attn_implementation_internal="someone/evil-kernel",
+        attn_implementation="someone/evil-kernel",
+    )
+    canary = tmp_path / "canary"
+    (path / "evil.py").write_text(f"open({str(canary)!r}, 'w')\n")
+    model = load(path)
+    assert {finding.subject for finding in model.findings} == {
+        "auto_map",
+        "trust_remote_code",
+        "_attn_implementation_internal",
+        "attn_implementation",
+    }
+    assert not canary.exists()
+    assert model.config._attn_implementation in ("sdpa", "eager")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64])
+def test_quantized_weights_are_refused_by_name(tmp_path, tiny_model, dtype):
+    def quantize(tensors):
+        name = "model.layers.0.mlp.up_proj.weight"
+        tensors[name] = tensors[name].to(dtype)
+
+    assert (
+        refusal(edit_weights(tiny_model(tmp_path / "m"), quantize)).tensor
+        == "model.layers.0.mlp.up_proj.weight"
+    )
+
+
+def test_a_directory_without_weights_or_config_says_which_is_missing(tmp_path, tiny_model):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match="no weights"):
+        load(tmp_path / "empty")
+    path = tiny_model(tmp_path / "m")
+    (path / "config.json").unlink()
+    assert refusal(path).file == "config.json"
+
+
+def test_an_architecture_of_an_installed_package_is_found_by_its_entry_point(
+    tmp_path, tiny_model, monkeypatch
+):
+    (tmp_path / "their_models.py").write_text(
+        "from torch import nn\n"
+        "from tasks.architectures import Architecture\n"
+        "def build(config):\n"
+        "    return nn.Sequential(nn.Linear(config['width'], 3))\n"
+        "theirs = Architecture(build=build, family='feature_classifier')\n"
+    )
+    info = tmp_path / "their_models-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-models\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[prunefleet.architectures]\nTheirModel = their_models:theirs\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "m"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"architectures": ["TheirModel"], "width": 5}))
+    save_file({"0.weight": torch.ones(3, 5), "0.bias": torch.zeros(3)}, path / "model.safetensors")
+    model = load(path)
+    assert (model.family, names(model.module), model.config.width) == ("feature_classifier", ["0"], 5)

@@ -72,7 +72,7 @@ def _groups(survey: Survey, done: Collection[str]) -> Iterator[_Group]:
 
 
 def _publish_group(survey: Survey, group: _Group, run_id: str, at: float, actor: str) -> list[Published]:
-    from orchestrator import publishing
+    from orchestrator import aliases, publishing
 
     with ThreadPoolExecutor(THREADS) as pool:
         candidates = [c for c in pool.map(lambda chain: _candidate(survey.store, chain), group.chains) if c]
@@ -92,7 +92,15 @@ def _publish_group(survey: Survey, group: _Group, run_id: str, at: float, actor:
         actor=actor,
         run_id=run_id,
     )
-    raise AssertionError(publication)
+    goal = survey.fleet.recipes[chain.recipe].publish
+    assert goal
+    reason = f"passed its gates; best of {len(candidates)} that did"
+    move = aliases.move_to(publication, registry=group.registry, alias=goal.alias, reason=reason)
+    row = aliases.move_alias(survey.store, spec, move)
+    if row is None:
+        return []
+    text = f"{group.registry}/{group.model}@{publication.version} as {goal.alias}"
+    return [Published(text=text, row=row)]
 
 
 def _candidate(store: ObjectStore, chain: Chain) -> Any:

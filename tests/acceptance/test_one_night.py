@@ -89,7 +89,7 @@ def test_tables_are_read_by_other_tools(night):
     dataset = DeltaTable(path).to_pyarrow_dataset()
     assert dataset.to_table().num_rows == len(home.results())
     assert polars.read_delta(path).height == len(home.results())
-    assert duckdb.sql("SELECT count(*) FROM dataset").fetchone() == (len(home.results()),)
+    assert duckdb.connect().execute("SELECT count(*) FROM dataset").fetchall() == [(len(home.results()),)]
     one = next((home.store / "results" / "sensitivity").rglob("*.arrow"))
     table = pa.ipc.open_file(one).read_all()
     assert {"layer", "amount", "delta", "stderr"} <= set(table.column_names)

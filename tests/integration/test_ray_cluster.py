@@ -1,0 +1,117 @@
+"""A cluster of several nodes with labels and (pretended) GPUs: two pools work at once, each on its own nodes."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import bodies
+import pytest
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    os.environ["PYTHONPATH"] = str(Path(bodies.__file__).parent)
+    from orchestrator.backends import ray_backend  # sets Ray's environment before ray is loaded
+
+    assert ray_backend
+    import ray
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20})
+    small = {"object_store_memory": 80 * 2**20}
+    made.add_node(num_cpus=2, labels={"prunefleet.io/pool": "cpu"}, **small)
+    made.add_node(num_cpus=2, num_gpus=2, labels={"prunefleet.io/pool": "gpu", "ray.io/accelerator-type": "H100"}, **small)
+    made.wait_for_nodes()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture
+def pools():
+    from orchestrator.domain import Pool
+
+    def pool(name, cpus, gpus, selector):
+        return Pool(
+            name=name, cpus=cpus, gpus=gpus, memory_bytes=None, cpus_per_shard=1, gpus_per_shard=1 if gpus else 0,
+            label_selector=selector, price_per_hour=0,
+        )  # fmt: skip
+
+    return {
+        "cpu": pool("cpu", 2, 0, {"prunefleet.io/pool": "cpu"}),
+        "gpu": pool("gpu", 2, 2, {"ray.io/accelerator-type": "in(H100, L4)"}),
+        "spot": pool("spot", 4, 0, {"ray.io/market-type": "spot"}),
+    }
+
+
+@pytest.fixture
+def connect(cluster, pools):
+    import ray
+
+    from orchestrator.backends.ray_backend import connect as join
+
+    opened = []
+
+    def make(body):
+        opened.append(join(pools, body, cluster.address))
+        return opened[-1]
+
+    yield make
+    ray.shutdown()
+
+
+def assignment(pools, name, pool, **payload):
+    from orchestrator.domain import Shard
+    from orchestrator.ports import Assignment
+
+    shard = Shard(id=name, units=(name,), pool=pool, predicted_seconds=1.0, memory_bytes=0)
+    return Assignment(attempt_id=name, shard=shard, pool=pools[pool], payload={"keys": [name], **payload})
+
+
+def all_ended(backend, count, seconds=120):
+    found, deadline = {}, time.monotonic() + seconds
+    while len(found) < count:
+        assert time.monotonic() < deadline, f"only {sorted(found)} ended"
+        found.update({event.attempt_id: event for event in backend.wait(1.0)})
+    return found
+
+
+def test_slots_are_those_of_the_nodes_that_are_there(connect):
+    assert connect(bodies.echo).capacity() == {"cpu": 2, "gpu": 2, "spot": 0}
+
+
+def test_each_pool_runs_on_its_own_nodes_and_gpus_are_handed_out(connect, pools, tmp_path):
+    backend = connect(bodies.where)
+    for number in range(4):
+        backend.submit(assignment(pools, f"c{number}", "cpu", file=str(tmp_path / f"c{number}")))
+        backend.submit(assignment(pools, f"g{number}", "gpu", file=str(tmp_path / f"g{number}")))
+    ended = all_ended(backend, 8)
+    assert all(event.failure is None for event in ended.values())
+    assert {(tmp_path / f"g{number}").read_text() for number in range(4)} <= {"0", "1"}
+    assert {(tmp_path / f"c{number}").read_text() for number in range(4)} == {""}
+
+
+def test_a_whole_fleet_on_two_pools_at_once(cluster, make_small_fleet, tmp_path):
+    from orchestrator.backends.ray_backend import connect as join
+    from orchestrator.controller import Signals
+    from orchestrator.execution import RunOptions, execute
+    from orchestrator.survey import read_fleet, survey
+    from orchestrator.tables import read_table
+
+    fleet_file = make_small_fleet(models=4)
+    seen = survey(*read_fleet(fleet_file), time.time())
+    summary = execute(
+        seen, lambda pools, body: join(pools, body, cluster.address), RunOptions(cache_root=str(tmp_path / "cache")), Signals()
+    )  # fmt: skip
+    assert summary.exit_code == 0, summary
+    units = read_table(seen.store, "units").to_table().to_pylist()
+    assert {row["pool"] for row in units} == {"cpu", "gpu"}
+    assert len(units) == len(seen.plan.units) == summary.counts["done"]
+    findings = read_table(seen.store, "findings").to_table().to_pylist()
+    assert "no_gpu" in {row["kind"] for row in findings}, "a GPU that is not there is said aloud"
+    models = list((tmp_path / "cache").rglob("model.safetensors"))
+    assert models, "nodes keep what they fetched"

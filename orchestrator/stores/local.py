@@ -135,8 +135,7 @@ class LocalStore:
 
     def delta(self, name: str) -> tuple[str, dict[str, str]]:
         """Where deltalake finds the table `name`, and the options that it needs."""
-        path = self._root / check_key(f"tables/{name}")
-        return path.as_uri(), {}
+        return str(self._root / check_key(f"tables/{name}")), {}
 
     def leftovers(self, before: float) -> Iterator[Path]:
         """Files that killed writers left aside, older than `before` (seconds since the epoch)."""

@@ -34,7 +34,9 @@ def backend(request):
 
 
 def assignment(name, **payload):
-    shard = Shard(id=name, units=(f"{name}-a", f"{name}-b"), pool="cpu", predicted_seconds=1.0, memory_bytes=0)
+    shard = Shard(
+        id=name, units=(f"{name}-a", f"{name}-b"), pool="cpu", predicted_seconds=1.0, memory_bytes=0
+    )
     return Assignment(attempt_id=name, shard=shard, pool=POOL, payload={"keys": shard.units, **payload})
 
 

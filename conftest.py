@@ -1,3 +1,3 @@
 """Effects. Makes the servers' fixtures known to every test."""
 
-pytest_plugins = ["servers.plugin"]
+pytest_plugins = ["servers.plugin", "servers.stored"]

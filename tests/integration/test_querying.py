@@ -201,7 +201,9 @@ def test_records_of_runs_are_tables(any_store: Any) -> None:
     ]
     (run,) = ask(any_store, "SELECT fleet, epoch(started_at) AS t, done, finished_at FROM runs")
     assert run == {"fleet": "demo", "t": 1_700_000_000.5, "done": 3, "finished_at": None}
-    assert ask(any_store, "SELECT alias, year(\"at\") AS y FROM promotions") == [{"alias": "champion", "y": 2026}]
+    assert ask(any_store, 'SELECT alias, year("at") AS y FROM promotions') == [
+        {"alias": "champion", "y": 2026}
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.costs import Costs
 from orchestrator.domain import Plan, Pool, Unit
-from orchestrator.ready import Cell, cell_of
+from orchestrator.forecast import Forecast, Outlook
 from orchestrator.spec import Fleet, PoolSpec
+
+RATIO_STEP = (
+    0.02  # of the logarithm: how far units may differ in what suits them and still be bounded together
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,75 +51,80 @@ def _pool(name: str, spec: PoolSpec) -> Pool:
     )
 
 
-def fits(unit: Unit, pool: Pool, costs: Costs, memory_factor: float = 1.0) -> bool:
-    """Whether the pool has room for the unit when nothing else runs there."""
-    if pool.memory_bytes is None:
-        return pool.slots > 0
-    return pool.slots > 0 and costs.estimate(unit, pool, memory_factor).memory_bytes <= pool.memory_bytes
-
-
 def place(plan: Plan, pools: Mapping[str, Pool], costs: Costs) -> Placement:
-    """What fits nowhere, and bounds on the time of the rest."""
+    """What fits nowhere, and bounds on the time of the rest; what needs a misfit is not part of the rest."""
+    forecast = Forecast(pools, costs)
     misfits: dict[str, str] = {}
-    units = [plan.units[key] for key in plan.todo]
-    for unit in units:
-        if not any(fits(unit, pool, costs) for pool in pools.values()):
-            misfits[unit.key] = _misfit(unit, pools, costs)
-    rest = [unit for unit in units if unit.key not in misfits]
-    bound = max(_area_bound(rest, pools, costs), _path_bound(plan, rest, pools, costs))
+    hopeless: set[str] = set()
+    ends: dict[str, float] = {}
+    counts: Counter[Outlook] = Counter()
+    for key in plan.todo:
+        unit = plan.units[key]
+        outlook = forecast.of(unit)
+        if not outlook.rooms:
+            misfits[key] = _misfit(unit, pools, outlook.memory_bytes)
+        if not outlook.rooms or not hopeless.isdisjoint(unit.needs):
+            hopeless.add(key)
+            continue
+        counts[outlook] += 1
+        ends[key] = outlook.fastest + max((ends.get(need, 0.0) for need in unit.needs), default=0.0)
+    longest_chain = max(ends.values(), default=0.0)
     return Placement(
         misfits=misfits,
-        lower_bound_seconds=bound,
-        work_seconds={name: _work(rest, pool, costs) for name, pool in pools.items()},
-        peak_memory_bytes=max(
-            (costs.estimate(unit, next(iter(pools.values()))).memory_bytes for unit in rest), default=0
-        ),
+        lower_bound_seconds=max(_area_bound(counts, pools), longest_chain),
+        work_seconds={name: _work(counts, name) for name in pools},
+        peak_memory_bytes=max((outlook.memory_bytes for outlook in counts), default=0),
     )
 
 
-def _misfit(unit: Unit, pools: Mapping[str, Pool], costs: Costs) -> str:
-    needs = costs.estimate(unit, next(iter(pools.values()))).memory_bytes
+def _misfit(unit: Unit, pools: Mapping[str, Pool], memory_bytes: int) -> str:
     largest = max(pools.values(), key=lambda pool: pool.memory_bytes or 0)
     return (
-        f"{unit.task} of {unit.model.id} needs about {needs / 2**30:.1f} GiB of memory; the largest pool "
+        f"{unit.task} of {unit.model.id} needs about {memory_bytes / 2**30:.1f} GiB of memory; the largest pool "
         f"{largest.name!r} has {(largest.memory_bytes or 0) / 2**30:.1f} GiB. Add a larger pool or raise its memory"
     )
 
 
-def _work(units: Iterable[Unit], pool: Pool, costs: Costs) -> float:
-    total = 0.0
-    for unit in units:
-        if not fits(unit, pool, costs):
-            return float("inf")
-        total += costs.estimate(unit, pool).seconds
-    return total
+def _work(counts: Mapping[Outlook, int], pool: str) -> float:
+    return sum(
+        outlook.seconds[pool] * count if pool in outlook.rooms else math.inf
+        for outlook, count in counts.items()
+    )
 
 
-def _path_bound(plan: Plan, units: list[Unit], pools: Mapping[str, Pool], costs: Costs) -> float:
-    """The longest chain of units that wait for each other, each on its fastest pool."""
-    ends: dict[str, float] = {}
-    for unit in units:
-        fastest = min(
-            costs.estimate(unit, pool).seconds for pool in pools.values() if fits(unit, pool, costs)
-        )
-        ends[unit.key] = fastest + max((ends.get(need, 0.0) for need in unit.needs), default=0.0)
-    return max(ends.values(), default=0.0)
+def _area_bound(counts: Mapping[Outlook, int], pools: Mapping[str, Pool]) -> float:
+    """All work, divided over all slots as if it were a fluid: the linear relaxation of R||Cmax over groups of units.
 
-
-def _area_bound(units: list[Unit], pools: Mapping[str, Pool], costs: Costs) -> float:
-    """All work, divided over all slots as if it were a fluid: the linear relaxation of R||Cmax over cells of units."""
-    if not units:
-        return 0.0
-    cells: dict[Cell, dict[str, float]] = {}
-    for unit in units:
-        work = cells.setdefault(cell_of(unit), dict.fromkeys(pools, 0.0))
-        for name, pool in pools.items():
-            work[name] += costs.estimate(unit, pool).seconds if fits(unit, pool, costs) else float("inf")
+    A group's units suit the pools in nearly the same proportions; it counts as if each pool were as good for all of them
+    as it is for the one that it suits best, so that the bound stays one.
+    """
     slots = {name: pool.slots for name, pool in pools.items() if pool.slots}
+    groups: dict[tuple[int, ...], _Group] = {}
+    for outlook, count in counts.items():
+        ratios = tuple(
+            outlook.seconds[name] / outlook.fastest if name in outlook.rooms else math.inf for name in slots
+        )
+        steps = tuple(-1 if ratio == math.inf else int(math.log(ratio) / RATIO_STEP) for ratio in ratios)
+        group = groups.setdefault(steps, _Group(ratios))
+        group.seconds += outlook.fastest * count
+        group.ratios = tuple(map(min, group.ratios, ratios))
+    if not groups:
+        return 0.0
     if len(slots) == 1:
-        (name,) = slots
-        return sum(work[name] for work in cells.values()) / slots[name]
-    return _fractional_makespan(list(cells.values()), slots)
+        return sum(group.seconds for group in groups.values()) / sum(slots.values())
+    works = [
+        {name: group.seconds * ratio for name, ratio in zip(slots, group.ratios, strict=True)}
+        for group in groups.values()
+    ]
+    return _fractional_makespan(works, slots)
+
+
+@dataclass(slots=True)
+class _Group:
+    ratios: tuple[float, ...]
+    """By pool: its seconds to those of the quickest one."""
+    seconds: float = 0.0
+    """On the quickest pool."""
 
 
 def _fractional_makespan(cells: list[dict[str, float]], slots: Mapping[str, int]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -76,8 +76,8 @@ def build_plan(
         for model in matched:
             if not model.problem:
                 chains.append(_add_chain(units, name, recipe, steps, model))
-    held_back = _held_back(units, quarantined)
     done = frozenset(key for key in units if key in completed)
+    held_back = _held_back(units, quarantined, done)
     return Plan(
         fleet=fleet.name,
         units=units,
@@ -118,10 +118,13 @@ def datasets_wanted(fleet: Fleet) -> tuple[str, ...]:
     return tuple(sorted({name for recipe in fleet.recipes.values() for name in _datasets_of(recipe)}))
 
 
-def _held_back(units: Mapping[str, Unit], quarantined: Mapping[str, str]) -> set[str]:
-    held = set()
+def _held_back(units: Mapping[str, Unit], quarantined: Mapping[str, str], done: Container[str]) -> set[str]:
+    """What is quarantined or needs such a unit; a result, however late it came, outweighs a quarantine."""
+    if not quarantined:
+        return set()
+    held: set[str] = set()
     for key, unit in units.items():
-        if key in quarantined or any(need in held for need in unit.needs):
+        if key not in done and (key in quarantined or not held.isdisjoint(unit.needs)):
             held.add(key)
     return held
 

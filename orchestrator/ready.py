@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from orchestrator.domain import TaskName, Unit
-
-Cell = tuple[TaskName, int]
-"""Units that take about as long as each other on every pool: a task, and the model's size in powers of two."""
+from orchestrator.forecast import Cell
 
 
 def load_of(unit: Unit) -> str:
@@ -18,11 +15,6 @@ def load_of(unit: Unit) -> str:
     if unit.task is TaskName.JUDGE:
         return "results only"
     return unit.needs[0] if unit.task is TaskName.EVALUATE and unit.needs else unit.model.digest
-
-
-def cell_of(unit: Unit) -> Cell:
-    """The unit's cell."""
-    return unit.task, int(math.log2(unit.model.bytes + 1))
 
 
 @dataclass(slots=True)
@@ -33,9 +25,9 @@ class Ready:
     heaps: dict[Cell, list[tuple[float, str]]] = field(default_factory=dict)
     size: int = 0
 
-    def add(self, unit: Unit, rank: float) -> None:
+    def add(self, unit: Unit, cell: Cell, rank: float) -> None:
         """Puts a unit in. `rank` is the time from its start to the end of all that waits for it; more is more urgent."""
-        cell, load = cell_of(unit), load_of(unit)
+        load = load_of(unit)
         group = self.groups.setdefault((cell, load), {})
         if unit.key not in group:
             group[unit.key] = None
@@ -64,12 +56,14 @@ class Ready:
         group = self.groups[(cell, load)]
         taken: list[str] = []
         total = 0.0
-        for key in list(group):
-            if taken and (not joins(key) or total + cost(key) > seconds):
+        for key in group:
+            if taken and not joins(key):
                 continue
+            if taken and total + cost(key) > seconds:
+                break
             taken.append(key)
             total += cost(key)
-            if total >= seconds or not joins(key):
+            if not joins(key):
                 break
         for key in taken:
             del group[key]

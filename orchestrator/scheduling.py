@@ -7,6 +7,7 @@ alone, so the same events always lead to the same decisions; the real controller
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,10 +16,10 @@ from enum import StrEnum
 from orchestrator import retry
 from orchestrator.costs import Costs
 from orchestrator.domain import Failure, FailureClass, Plan, Pool, Shard, UnitReport, UnitStatus
-from orchestrator.placement import fits
+from orchestrator.forecast import Cell, Forecast, Outlook
 from orchestrator.planning import dependents
 from orchestrator.ports import AttemptEnded
-from orchestrator.ready import Cell, Ready
+from orchestrator.ready import Ready
 from orchestrator.retry import Action
 
 SHARDS_PER_SLOT = 4.0  # enough that the last ones even out, few enough that a shard is worth its start
@@ -38,6 +39,9 @@ class UnitState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     QUARANTINED = "quarantined"
+
+
+ENDED = (UnitState.DONE, UnitState.FAILED, UnitState.QUARANTINED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +88,7 @@ class Progress:
 
     plan: Plan
     pools: Mapping[str, Pool]
-    costs: Costs
+    forecast: Forecast
     states: dict[str, UnitState] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
     readers: dict[str, list[str]] = field(default_factory=dict)
@@ -120,10 +124,13 @@ class Progress:
             return False
         return self.stop is not None or not (self.ready.size or self.delayed)
 
-    def fastest(self, key: str) -> float:
-        """Seconds of the unit on the pool that is fastest for it."""
-        unit = self.plan.units[key]
-        return min(self.costs.estimate(unit, pool).seconds for pool in self.pools.values())
+    def outlook(self, key: str) -> Outlook:
+        """What the unit's next attempt is expected to take."""
+        return self.forecast.of(self.plan.units[key], self.memory_factors.get(key, 1.0))
+
+    def work(self, key: str) -> float:
+        """Seconds of the unit on its fastest pool."""
+        return self.forecast.of(self.plan.units[key]).fastest
 
     def seconds_left(self, slots: int) -> float:
         """Expected time to the end, were the slots always busy."""
@@ -132,17 +139,18 @@ class Progress:
 
 def begin(plan: Plan, pools: Mapping[str, Pool], costs: Costs, misfits: Mapping[str, str]) -> Progress:
     """The state before anything has started; `misfits` (unit -> why) fail at once, with all that need them."""
-    progress = Progress(plan=plan, pools=pools, costs=costs, readers=dependents(plan.units))
+    forecast = Forecast(pools, costs)
+    progress = Progress(plan=plan, pools=pools, forecast=forecast, readers=dependents(plan.units))
     todo = set(plan.todo)
     for key in reversed(plan.todo):
         longest = max(
             (progress.ranks.get(reader, 0.0) for reader in progress.readers.get(key, ())), default=0.0
         )
-        progress.ranks[key] = longest + progress.fastest(key)
+        progress.ranks[key] = longest + progress.work(key)
     for key in plan.todo:
         progress.missing[key] = sum(need in todo for need in plan.units[key].needs)
         _enter(progress, key, UnitState.WAITING)
-        progress.work_left += progress.fastest(key)
+        progress.work_left += progress.work(key)
     for key, reason in misfits.items():
         _fail(progress, key, Failure(failure_class=FailureClass.MEMORY, error=reason), UnitState.FAILED)
     for key in plan.todo:
@@ -233,35 +241,32 @@ def _starts(progress: Progress, capacity: Mapping[str, int], at: float) -> list[
 def _start_on(
     progress: Progress, pool: Pool, capacity: Mapping[str, int], seconds: float, at: float
 ) -> Start | None:
-    cell = _best_cell(progress, pool, capacity)
-    if cell is None:
-        return None
-
     def cost(key: str) -> float:
-        return progress.costs.estimate(progress.plan.units[key], pool).seconds
+        return progress.outlook(key).seconds[pool.name]
 
-    taken = progress.ready.take(cell, seconds, cost, lambda key: key not in progress.alone)
-    keys = [
-        key for key in taken if progress.states[key] is UnitState.READY
-    ]  # a late report may have finished one
-    if not keys:
-        return _start_on(progress, pool, capacity, seconds, at)
-    memory = max(_memory(progress, key, pool) for key in keys)
-    predicted = sum(cost(key) for key in keys)
-    patience = max(progress.deadline_factors.get(key, 1.0) for key in keys)
+    keys: list[str] = []
+    while not keys:
+        cell = _best_cell(progress, pool, capacity)
+        if cell is None:
+            return None
+        taken = progress.ready.take(cell, seconds, cost, lambda key: key not in progress.alone)
+        keys = [
+            key for key in taken if progress.states[key] is UnitState.READY
+        ]  # a late report may have ended one
     progress.shards += 1
     shard = Shard(
         id=f"s{progress.shards:06d}",
         units=tuple(keys),
         pool=pool.name,
-        predicted_seconds=predicted,
-        memory_bytes=memory,
+        predicted_seconds=sum(map(cost, keys)),
+        memory_bytes=max(progress.outlook(key).memory_bytes for key in keys),
     )
     attempt_id = f"{shard.id}-1"
-    deadline = at + patience * max(MIN_DEADLINE_SECONDS, DEADLINE_FACTOR * predicted)
+    patience = max(progress.deadline_factors.get(key, 1.0) for key in keys)
+    deadline = at + patience * max(MIN_DEADLINE_SECONDS, DEADLINE_FACTOR * shard.predicted_seconds)
     progress.running[attempt_id] = Running(shard=shard, started_at=at, deadline=deadline)
     progress.used_slots[pool.name] += 1
-    progress.used_memory[pool.name] += memory
+    progress.used_memory[pool.name] += shard.memory_bytes
     heapq.heappush(progress.deadlines, (deadline, attempt_id))
     for key in keys:
         _enter(progress, key, UnitState.RUNNING)
@@ -273,36 +278,29 @@ def _best_cell(progress: Progress, pool: Pool, capacity: Mapping[str, int]) -> C
 
     A slower pool takes nothing that the faster ones would finish sooner (Beaumont et al., HeteroPrio, 2016).
     """
+    names = list(progress.pools)
+    this = names.index(pool.name)
+    others = [index for index, name in enumerate(names) if index != this and capacity.get(name, 0) > 0]
     best: tuple[float, float, str] | None = None
     chosen: Cell | None = None
     for cell, key, rank in progress.ready.heads():
-        unit = progress.plan.units[key]
-        need = _memory(progress, key, pool)
-        if pool.memory_bytes is not None and progress.used_memory[pool.name] + need > pool.memory_bytes:
+        here = cell.steps[this]
+        elsewhere, other = min(((cell.steps[index], index) for index in others), default=(math.inf, this))
+        score = (elsewhere - here, rank, key)
+        if here == math.inf or (best is not None and score <= best):
             continue
-        here = progress.costs.estimate(unit, pool).seconds
-        others = [
-            (progress.costs.estimate(unit, other).seconds, other)
-            for other in progress.pools.values()
-            if other.name != pool.name
-            and capacity.get(other.name, 0) > 0
-            and fits(unit, other, progress.costs, progress.memory_factors.get(key, 1.0))
-        ]
-        ratio = 1.0
-        if others:
-            elsewhere, other = min(others, key=lambda pair: pair[0])
-            ratio = elsewhere / here
-            if ratio < 1.0 and here > elsewhere + progress.work_left / capacity[other.name]:
+        outlook = progress.outlook(key)
+        if (
+            pool.memory_bytes is not None
+            and progress.used_memory[pool.name] + outlook.memory_bytes > pool.memory_bytes
+        ):
+            continue
+        if elsewhere < here:
+            soon = outlook.seconds[names[other]] + progress.work_left / capacity[names[other]]
+            if outlook.seconds[pool.name] > soon:
                 continue
-        score = (round(ratio, 6), rank, key)
-        if best is None or score > best:
-            best, chosen = score, cell
+        best, chosen = score, cell
     return chosen
-
-
-def _memory(progress: Progress, key: str, pool: Pool) -> int:
-    factor = progress.memory_factors.get(key, 1.0)
-    return progress.costs.estimate(progress.plan.units[key], pool, factor).memory_bytes
 
 
 def _overdue(progress: Progress, at: float) -> list[Order]:
@@ -337,10 +335,12 @@ def _starved(progress: Progress, capacity: Mapping[str, int], at: float) -> list
 
 
 def _done(progress: Progress, report: UnitReport) -> None:
-    if progress.states.get(report.key, UnitState.DONE) is UnitState.DONE:
+    before = progress.states.get(report.key, UnitState.DONE)
+    if before is UnitState.DONE:
         return
     progress.found += report.status is UnitStatus.FOUND
-    progress.work_left -= progress.fastest(report.key)
+    if before not in ENDED:
+        progress.work_left -= progress.work(report.key)
     progress.reasons.pop(report.key, None)
     _enter(progress, report.key, UnitState.DONE)
     for reader in progress.readers.get(report.key, ()):
@@ -361,7 +361,7 @@ def _failed(progress: Progress, key: str, failure: Failure, at: float, *, was_al
                 progress.alone.add(key)
             _raise(progress.memory_factors, key, decision.memory_factor)
             _raise(progress.deadline_factors, key, decision.deadline_factor)
-            if not any(_fits_now(progress, key, pool) for pool in progress.pools.values()):
+            if not progress.outlook(key).rooms:
                 _fail(
                     progress,
                     key,
@@ -389,23 +389,15 @@ def _raise(factors: dict[str, float], key: str, by: float) -> None:
         factors[key] = factors.get(key, 1.0) * by
 
 
-def _fits_now(progress: Progress, key: str, pool: Pool) -> bool:
-    return fits(progress.plan.units[key], pool, progress.costs, progress.memory_factors.get(key, 1.0))
-
-
 def _fail(progress: Progress, key: str, failure: Failure, state: UnitState) -> None:
     """Ends a unit without a result, and every unit that needs it."""
     stack: list[tuple[str, Failure, UnitState]] = [(key, failure, state)]
     while stack:
         each, why, into = stack.pop()
-        if progress.states.get(each, UnitState.DONE) in (
-            UnitState.DONE,
-            UnitState.FAILED,
-            UnitState.QUARANTINED,
-        ):
+        if progress.states.get(each, UnitState.DONE) in ENDED:
             continue
         progress.reasons[each] = why
-        progress.work_left -= progress.fastest(each)
+        progress.work_left -= progress.work(each)
         _enter(progress, each, into)
         unit = progress.plan.units[each]
         upstream = Failure(
@@ -417,7 +409,7 @@ def _fail(progress: Progress, key: str, failure: Failure, state: UnitState) -> N
 
 def _make_ready(progress: Progress, key: str) -> None:
     _enter(progress, key, UnitState.READY)
-    progress.ready.add(progress.plan.units[key], progress.ranks[key])
+    progress.ready.add(progress.plan.units[key], progress.outlook(key).cell, progress.ranks[key])
 
 
 def _enter(progress: Progress, key: str, state: UnitState) -> None:

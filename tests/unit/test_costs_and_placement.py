@@ -9,7 +9,8 @@ import random
 import pytest
 
 from orchestrator.costs import Costs, memory_bytes, money, prior_seconds
-from orchestrator.placement import _fractional_makespan, fits, place, pools_of
+from orchestrator.forecast import has_room
+from orchestrator.placement import _fractional_makespan, place, pools_of
 
 
 @pytest.fixture
@@ -83,7 +84,8 @@ def test_what_is_larger_than_every_pool_is_named_before_anything_runs(make_plan,
     found = place(plan, {"cpu": make_pool(memory_bytes=2**33)}, costs)
     assert {plan.units[key].model.name for key in found.misfits} == {"huge"}
     assert "largest pool 'cpu' has 8.0 GiB" in next(iter(found.misfits.values()))
-    assert all(fits(plan.units[key], make_pool(memory_bytes=2**33), costs) for key in plan.todo if key not in found.misfits)
+    pool, fitting = make_pool(memory_bytes=2**33), [plan.units[key] for key in plan.todo if key not in found.misfits]
+    assert all(has_room(pool, memory_bytes(unit)) for unit in fitting)
 
 
 def test_one_pools_bound_is_its_work_over_its_slots(make_plan, make_model, make_pool, costs):

@@ -33,7 +33,7 @@ demo: $(STAMP)
 	  [ $$code = 0 ] || [ $$code = 3 ]
 
 test: $(STAMP) system
-	$(BIN)/pytest -m "not soak"
+	$(BIN)/pytest
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -14,10 +13,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.commands.console import AsJson, FleetFile, StoreOption, open_store, out, print_json, talk
 from orchestrator.errors import PrunefleetError
 
 if TYPE_CHECKING:
@@ -35,15 +34,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Compress whole registries of models, every night, on a Ray cluster.",
 )
-NO_TERMINAL_WIDTH = 4000  # a file or a pipe has no right edge to wrap at
-out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else NO_TERMINAL_WIDTH)
-talk = Console(stderr=True)
-
-FleetFile = Annotated[Path, typer.Argument(metavar="FLEET", help="The fleet file, fleet.yaml.")]
-StoreOption = Annotated[
-    str | None, typer.Option("--store", help="A store's URL, or a fleet file that names it. Default: fleet.yaml.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def main() -> NoReturn:
@@ -89,7 +79,7 @@ def plan(
 
     seen = _survey(fleet)
     if as_json:
-        _print_json(planview.as_json(seen.plan, seen.placement, seen.pools, seen.costs))
+        print_json(planview.as_json(seen.plan, seen.placement, seen.pools, seen.costs))
     else:
         _show_plan(seen, units=units)
     if detailed_exitcode and len(seen.plan.todo) > len(seen.placement.misfits):
@@ -139,7 +129,7 @@ def run(
         summary = execute(seen, connect, options, signals, watchers=(view, metrics))
     metrics.closed(summary.exit_code, time.time())
     if as_json:
-        _print_json(_summary_json(seen, summary))
+        print_json(_summary_json(seen, summary))
     else:
         _show_summary(seen, summary)
     raise typer.Exit(summary.exit_code)
@@ -154,10 +144,10 @@ def status(
     """Show runs, from the store alone."""
     from orchestrator import runs
 
-    opened = _open_store(store)
+    opened = open_store(store)
     found = [runs.read_status(opened, run_id)] if run_id else runs.list_runs(opened)
     if as_json:
-        _print_json(found[0] if run_id else found)
+        print_json(found[0] if run_id else found)
         return
     if not found:
         talk.print("no run yet", markup=False)
@@ -185,9 +175,9 @@ def query(
     """Ask the results in SQL (DuckDB); `SHOW TABLES` lists what there is."""
     from orchestrator.querying import query as ask
 
-    table = ask(_open_store(store), sql)
+    table = ask(open_store(store), sql)
     if as_json:
-        _print_json(table.to_pylist())
+        print_json(table.to_pylist())
     elif csv:
         import pyarrow.csv
 
@@ -212,7 +202,7 @@ def report(
     """Write a run's report (HTML) to a file, or print its summary (Markdown)."""
     from orchestrator import runs
 
-    opened = _open_store(store)
+    opened = open_store(store)
     chosen = runs.latest(opened) if run_id == "latest" else run_id
     name = "report.html" if to else "report.md"
     text = runs.read_report(opened, chosen, name)
@@ -236,16 +226,6 @@ def _survey(fleet: Path, *, retry_quarantined: bool = False) -> Survey:
 
     spec, text = read_fleet(fleet)
     return survey(spec, text, time.time(), retry_quarantined=retry_quarantined)
-
-
-def _open_store(option: str | None) -> Any:
-    from orchestrator.spec import StoreSpec
-    from orchestrator.stores.opening import open_store
-    from orchestrator.survey import read_fleet
-
-    if option and not option.endswith((".yaml", ".yml")):
-        return open_store(StoreSpec(url=option if "://" in option else str(Path(option).resolve())))
-    return open_store(read_fleet(Path(option or "fleet.yaml"))[0].store)
 
 
 def _backend(name: str, address: str | None) -> Any:
@@ -381,10 +361,6 @@ def _summary_json(seen: Survey, summary: RunSummary) -> dict[str, Any]:
         "stop_reason": summary.stop_reason,
         "report": f"{seen.store.url.rstrip('/')}/runs/{summary.run_id}/report.html",
     }
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
 
 
 def _cell(value: Any) -> str:

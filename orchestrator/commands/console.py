@@ -1,0 +1,49 @@
+"""Effects. What every command shares: where data and talk go, and the arguments that several of them take."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from orchestrator.ports import ObjectStore
+
+NO_TERMINAL_WIDTH = 4000  # a file or a pipe has no right edge to wrap at
+out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else NO_TERMINAL_WIDTH)
+talk = Console(stderr=True)
+
+FleetFile = Annotated[Path, typer.Argument(metavar="FLEET", help="The fleet file, fleet.yaml.")]
+StoreOption = Annotated[
+    str | None, typer.Option("--store", help="A store's URL, or a fleet file that names it. Default: fleet.yaml.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def is_fleet(option: str | None) -> bool:
+    """Whether `--store` names a fleet file; nothing means fleet.yaml."""
+    return not option or option.endswith((".yaml", ".yml"))
+
+
+def open_store(option: str | None) -> ObjectStore:
+    """The store that `--store` names. Errors: SpecError."""
+    from orchestrator.spec import StoreSpec
+    from orchestrator.stores.opening import open_store as opened
+    from orchestrator.survey import read_fleet
+
+    if option and not is_fleet(option):
+        return opened(StoreSpec(url=option if "://" in option else str(Path(option).resolve())))
+    return opened(read_fleet(Path(option or "fleet.yaml"))[0].store)
+
+
+def print_json(value: Any) -> None:
+    """JSON on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+
+
+def say(text: str, style: str | None = None) -> None:
+    """One line of talk, as it is: nothing in it is mark-up."""
+    talk.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

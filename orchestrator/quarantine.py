@@ -35,12 +35,25 @@ def put(store: ObjectStore, unit: Unit, failure: Failure, run_id: str, at: float
 
 def read(store: ObjectStore) -> dict[str, str]:
     """Unit key -> why it is quarantined."""
-    keys = [stat.key for stat in store.list(PREFIX) if stat.key.endswith(".json")]
+    keys = list_units(store)
     with ThreadPoolExecutor(max_workers=8) as pool:
-        reasons = pool.map(lambda key: _reason(store, key), keys)
-        return {
-            key.removeprefix(PREFIX).removesuffix(".json"): reason for key, reason in zip(keys, reasons, strict=True)
-        }
+        reasons = pool.map(lambda key: reason(store, key), keys)
+        return dict(zip(keys, reasons, strict=True))
+
+
+def list_units(store: ObjectStore) -> list[str]:
+    """The keys of all units that are quarantined."""
+    keys = (stat.key for stat in store.list(PREFIX))
+    return [key.removeprefix(PREFIX).removesuffix(".json") for key in keys if key.endswith(".json")]
+
+
+def reason(store: ObjectStore, unit_key: str) -> str:
+    """Why a unit is quarantined."""
+    try:
+        record = json.loads(store.get(quarantine_key(unit_key)))
+        return f"{record['failure_class']}: {record['error']}"
+    except (NotFound, ValueError, KeyError, TypeError):
+        return "quarantined; the record of the reason is damaged"
 
 
 def lift(store: ObjectStore, unit_keys: Iterable[str]) -> int:
@@ -50,10 +63,3 @@ def lift(store: ObjectStore, unit_keys: Iterable[str]) -> int:
         store.delete(quarantine_key(key))
     return len(keys)
 
-
-def _reason(store: ObjectStore, key: str) -> str:
-    try:
-        record = json.loads(store.get(key))
-        return f"{record['failure_class']}: {record['error']}"
-    except (NotFound, ValueError, KeyError, TypeError):
-        return "quarantined; the record of the reason is damaged"

@@ -13,9 +13,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator import errors
 from orchestrator.domain import (
@@ -29,6 +29,7 @@ from orchestrator.domain import (
     UnitReport,
     UnitStatus,
 )
+from orchestrator.listing import result_key
 from orchestrator.planning import VERSIONS
 from orchestrator.ports import ObjectStore
 from orchestrator.spec import DirectoryRegistrySpec, StoreSpec
@@ -36,6 +37,8 @@ from tasks.contract import BadInput, Dataset, Finding, Product, Work
 
 Tables = dict[str, list[Any]]
 """Rows by table name."""
+
+Answer = TypeVar("Answer")
 
 ENTRY: Mapping[TaskName, str] = {
     TaskName.SENSITIVITY: "tasks.sensitivity",
@@ -63,8 +66,8 @@ class ShardOrder:
     cache_bytes: int
 
 
-@dataclass(slots=True)
-class _Place:
+@dataclass(slots=True, kw_only=True)
+class Place:
     """What the units of one shard share on the node."""
 
     order: ShardOrder
@@ -74,15 +77,19 @@ class _Place:
     paths: dict[str, Path] = field(default_factory=dict)
 
 
+Compute = Callable[[Place, Unit, Path], Product]
+"""A unit's own work, on its inputs and into its output directory; no judging, no commit."""
+
+
 def run_shard(order: ShardOrder) -> tuple[UnitReport, ...]:
     """Runs the units one after the other; what one raises is a failure report for that unit alone."""
     from orchestrator.stores.opening import open_store
 
     scratch = Path(tempfile.mkdtemp(prefix="prunefleet-"))
-    place = _Place(order=order, store=open_store(order.store), scratch=scratch)
+    place = Place(order=order, store=open_store(order.store), scratch=scratch)
     try:
         with place.held:
-            return tuple(_attempt(place, unit) for unit in order.units)
+            return tuple(run_unit(place, unit) for unit in order.units)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -92,23 +99,34 @@ def data_key(digest: str) -> str:
     return f"data/{digest}"
 
 
-def _attempt(place: _Place, unit: Unit) -> UnitReport:
+def run_unit(place: Place, unit: Unit) -> UnitReport:
+    """Runs one unit from its look at the store to its result."""
+    started = time.time()
+    return guarded(unit, lambda: look(place, unit) or finish(place, unit, started, _compute))
+
+
+def guarded(unit: Unit, step: Callable[[], Answer]) -> Answer | UnitReport:
+    """What a step of a unit's run answers; what it raises is a failure report for that unit alone."""
     started = time.time()
     try:
-        return _run(place, unit, started)
+        return step()
     except Exception as error:  # the one place where anything may be caught: a unit's failure is data
         failure = classify(error)
         return UnitReport(key=unit.key, status=UnitStatus.FAILED, failure=failure, wall_seconds=time.time() - started)
 
 
-def _run(place: _Place, unit: Unit, started: float) -> UnitReport:
+def look(place: Place, unit: Unit) -> UnitReport | None:
+    """Before any work: whether somebody else has finished the unit."""
+    there = place.store.stat(result_key(unit.task, unit.key))
+    return UnitReport(key=unit.key, status=UnitStatus.FOUND) if there else None
+
+
+def finish(place: Place, unit: Unit, started: float, compute: Compute) -> UnitReport:
+    """Computes the unit and commits its result, the artifact first; `compute` is the task itself, or a stand-in for it."""
     from orchestrator import results
 
-    key = results.result_key(unit.task, unit.key)
-    if place.store.stat(key) is not None:
-        return UnitReport(key=unit.key, status=UnitStatus.FOUND)
     with _measured() as used, _workspace(place, unit) as output:
-        tables = _judge(place, unit) if unit.task is TaskName.JUDGE else _task(place, unit, output)
+        tables = _judge(place, unit) if unit.task is TaskName.JUDGE else _tables(place, unit, output, compute)
     provenance = _provenance(place.order, unit, started, used)
     commit = results.commit(place.store, unit.task, unit.key, results.encode(unit.task, tables, provenance))
     kinds = [str(finding["kind"]) for finding in tables["findings"]]
@@ -118,7 +136,16 @@ def _run(place: _Place, unit: Unit, started: float) -> UnitReport:
     return UnitReport(key=unit.key, status=status, wall_seconds=used["wall_seconds"], findings=tuple(kinds))
 
 
-def _task(place: _Place, unit: Unit, output: Path) -> Tables:
+def _tables(place: Place, unit: Unit, output: Path, compute: Compute) -> Tables:
+    product = compute(place, unit, output)
+    tables: Tables = {name: list(rows) for name, rows in product.tables.items()}
+    tables["findings"] = [_finding_row(finding) for finding in product.findings]
+    if product.has_artifact:
+        _keep_artifact(place, output, tables)
+    return tables
+
+
+def _compute(place: Place, unit: Unit, output: Path) -> Product:
     device, fallback = _device(place.order.pool)
     work = Work(
         model=_model(place, unit),
@@ -134,21 +161,17 @@ def _task(place: _Place, unit: Unit, output: Path) -> Tables:
     )
     _use_threads(work.threads)
     product: Product = importlib.import_module(ENTRY[unit.task]).run(work)
-    tables: Tables = {name: list(rows) for name, rows in product.tables.items()}
-    tables["findings"] = [_finding_row(finding) for finding in (*product.findings, *fallback)]
-    if product.has_artifact:
-        _keep_artifact(place, output, tables)
-    return tables
+    return replace(product, findings=(*product.findings, *fallback))
 
 
-def _judge(place: _Place, unit: Unit) -> Tables:
+def _judge(place: Place, unit: Unit) -> Tables:
     from orchestrator import judging, results
 
     dense, pruned = (results.read(place.store, TaskName.EVALUATE, need).rows("outcomes") for need in unit.needs)
     return dict(judging.run(unit.step.params, dense, pruned, unit.step.seed))
 
 
-def _model(place: _Place, unit: Unit) -> Path:
+def _model(place: Place, unit: Unit) -> Path:
     """A local directory with the weights the unit is about: the registry's version, or the artifact of a prune unit."""
     from orchestrator import artifacts, results
     from orchestrator.registries.opening import open_registry
@@ -163,7 +186,7 @@ def _model(place: _Place, unit: Unit) -> Path:
     return _hold(place, model.digest, model.bytes, lambda into: registry.fetch(model, into))
 
 
-def _datasets(place: _Place, data: DataRef | None, task: TaskName) -> dict[str, Dataset]:
+def _datasets(place: Place, data: DataRef | None, task: TaskName) -> dict[str, Dataset]:
     if data is None:
         return {}
     name = f"data{Path(data.path).suffix}"
@@ -190,7 +213,7 @@ def _check_file(path: Path, data: DataRef) -> None:
         raise errors.Damaged(f"dataset {data.name}: the store's copy has digest {found}, planned was {data.digest}")
 
 
-def _inputs(place: _Place, unit: Unit) -> dict[str, list[Mapping[str, Any]]]:
+def _inputs(place: Place, unit: Unit) -> dict[str, list[Mapping[str, Any]]]:
     """Rows of the results that a prune unit reads; an evaluation reads an artifact instead."""
     from orchestrator import results
 
@@ -202,7 +225,7 @@ def _inputs(place: _Place, unit: Unit) -> dict[str, list[Mapping[str, Any]]]:
     return {"sensitivity": rows} if unit.needs else {}
 
 
-def _hold(place: _Place, digest: str, size: int, fill: Callable[[Path], None]) -> Path:
+def _hold(place: Place, digest: str, size: int, fill: Callable[[Path], None]) -> Path:
     from orchestrator.node_cache import NodeCache
 
     if digest not in place.paths:
@@ -211,7 +234,7 @@ def _hold(place: _Place, digest: str, size: int, fill: Callable[[Path], None]) -
     return place.paths[digest]
 
 
-def _keep_artifact(place: _Place, output: Path, tables: Tables) -> None:
+def _keep_artifact(place: Place, output: Path, tables: Tables) -> None:
     from orchestrator import artifacts
 
     digest, _ = artifacts.upload_artifact(place.store, output)
@@ -237,7 +260,7 @@ def _use_threads(count: int) -> None:
 
 
 @contextmanager
-def _workspace(place: _Place, unit: Unit) -> Iterator[Path]:
+def _workspace(place: Place, unit: Unit) -> Iterator[Path]:
     output = place.scratch / unit.key
     output.mkdir()
     try:

@@ -243,13 +243,24 @@ def test_a_table_of_an_older_version_gains_the_new_columns(
     assert Counter(row["seed"] for row in rows(local_store, "units")) == {0: 8}
 
 
-def test_others_read_the_tables_too(any_store: Any, commit_units: CommitUnits) -> None:
-    commit_units(any_store, range(4))
-    fold(any_store)
-    uri, options = any_store.delta("units")
+def check_that_others_read(store: Any) -> None:
+    fold(store)
+    uri, options = store.delta("units")
     frame = polars.read_delta(uri, storage_options=options)
     assert frame.height == 4
     assert frame["wall_seconds"].sum() == 6.0
+
+
+def test_others_read_the_tables_too(local_store: LocalStore, commit_units: CommitUnits) -> None:
+    commit_units(local_store, range(4))
+    check_that_others_read(local_store)
+
+
+@pytest.mark.s3
+def test_others_read_the_tables_on_s3_too(s3_store: Callable[..., Any], commit_units: CommitUnits) -> None:
+    store = s3_store("some/prefix")
+    commit_units(store, range(4))
+    check_that_others_read(store)
 
 
 def test_a_store_that_may_only_be_read_is_not_folded(

@@ -71,10 +71,14 @@ def by_sensitivity(
 
 
 def curves_of(layers: Mapping[str, int], rows: Sequence[Row]) -> dict[str, Curve]:
-    """The loss curve of every layer; BadInput for a layer that has none, or whose rows are of another model."""
+    """The loss curve of every layer; it ends before the first amount at which the loss was not finite.
+
+    BadInput for a layer that was not measured, or whose rows are of another model.
+    """
     points: dict[str, list[tuple[float, float, float]]] = {name: [] for name in layers}
+    ends = dict.fromkeys(layers, math.inf)
     for row in rows:
-        name = row["layer"]
+        name, amount, delta = row["layer"], row["amount"], row.get("delta")
         if name not in points:
             continue
         if row.get("parameters") not in (None, layers[name]):
@@ -82,25 +86,29 @@ def curves_of(layers: Mapping[str, int], rows: Sequence[Row]) -> dict[str, Curve
                 f"{name} has {layers[name]} weights and had {row['parameters']} when its sensitivity was measured",
                 "Measure the sensitivity of this very model.",
             )
-        amount, delta, stderr = row["amount"], row["delta"], row.get("stderr") or 0.0
-        if delta is None or not math.isfinite(delta) or not 0 <= amount <= 1:
-            _refuse(
-                f"the loss of {name} at amount {amount} rose by {delta}", "Leave that amount out of the grid."
-            )
+        if not 0 <= amount <= 1:
+            _refuse(f"{name} was measured at amount {amount}", "Use amounts from 0 to 1.")
+        if delta is None or not math.isfinite(delta):
+            ends[name] = min(ends[name], amount)
+            continue
+        stderr = row.get("stderr") or 0.0
         points[name].append((amount, delta, stderr if math.isfinite(stderr) else 0.0))
-    missing = [name for name, found in points.items() if not any(amount > 0 for amount, _, _ in found)]
+    missing = [name for name, found in points.items() if not found and ends[name] == math.inf]
     if missing:
         names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         _refuse(
             f"{len(missing)} layers have no measured sensitivity: {names}",
             "Measure it, or skip these layers.",
         )
-    return {name: monotone_curve(found) for name, found in points.items()}
+    return {
+        name: monotone_curve([point for point in found if point[0] < ends[name]])
+        for name, found in points.items()
+    }
 
 
 def monotone_curve(points: Sequence[tuple[float, float, float]]) -> Curve:
     """(amount, delta, stderr), any order -> the closest curve that never falls and starts at (0, 0)."""
-    known = np.array(sorted(point for point in points if point[0] > 0), dtype=np.float64)
+    known = np.array(sorted(point for point in points if point[0] > 0), dtype=np.float64).reshape(-1, 3)
     amounts, group = np.unique(known[:, 0], return_inverse=True)
     exact = bool((known[:, 2] <= 0).any())
     weights = np.ones(len(known)) if exact else 1.0 / np.square(known[:, 2])

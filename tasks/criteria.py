@@ -19,7 +19,10 @@ class Criterion:
     """How the weights of a layer are scored."""
 
     score: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
-    """(weight [outputs, inputs], norms of the inputs, broadcast to it) -> score of the same shape."""
+    """(weight [outputs, inputs], norms of the inputs, broadcast to it) -> score of the same shape.
+
+    A row's scores depend on that row alone: large weights are scored some rows at a time.
+    """
     needs_activations: bool
     """Without them the norms are None, and calibration data is not read."""
 
@@ -33,7 +36,7 @@ def wanda(weight: torch.Tensor, norms: torch.Tensor | None) -> torch.Tensor:
     """|W_ij| * ||X_j||_2 in float32 (Sun et al., arXiv 2306.11695, equation 1)."""
     if norms is None:
         raise ValueError("wanda needs the norms of the inputs")
-    return weight.abs().float() * norms
+    return weight.float().abs().mul_(norms)
 
 
 CRITERIA: Mapping[str, Criterion] = {
@@ -60,11 +63,18 @@ def criterion_named(name: str) -> Criterion:
 
 
 def layer_score(
-    criterion: Criterion, layer: Layer, weight: torch.Tensor, squares: torch.Tensor | None
+    criterion: Criterion,
+    layer: Layer,
+    weight: torch.Tensor,
+    squares: torch.Tensor | None,
+    rows: slice = slice(None),
 ) -> torch.Tensor:
-    """The score of a layer's rows, [outputs, inputs / groups]; `squares` has one sum of squares an input."""
-    norms = None if squares is None else norms_by_row(layer, squares).to(weight.device)
-    return criterion.score(rows_of(layer, weight), norms)
+    """The score of some of a layer's rows, [rows, inputs / groups]; `squares` has one sum of squares an input."""
+    part = rows_of(layer, weight)[rows]
+    if squares is None:
+        return criterion.score(part, None)
+    norms = norms_by_row(layer, squares).to(weight.device)
+    return criterion.score(part, norms if layer.groups == 1 else norms[rows])
 
 
 def norms_by_row(layer: Layer, squares: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,10 @@ _FEW = 16
 Array = npt.NDArray[Any]
 
 
+class NotANumber(ValueError):
+    """A score is NaN."""
+
+
 def pruned_count(amount: float, size: int) -> int:
     """floor(amount * size + 1/2), exact for the amount as it is written in decimal: 0.35 of 10 is 4."""
     if not 0 <= amount <= 1:
@@ -50,8 +54,8 @@ def kept_of_group(pattern: str) -> tuple[int, int] | None:
 def mask_of(score: torch.Tensor, amount: float | None, pattern: str, scope: str | None) -> torch.Tensor:
     """True where the weight goes; same shape and device as the score, which is [out, in] or [out, in, kh, kw].
 
-    `amount` may be None for N:M, which implies it; `scope` is `tensor`, `row`, or None (tensor). ValueError if a
-    score is NaN, the amount is out of range, or M does not divide the inputs of a row.
+    `amount` may be None for N:M, which implies it; `scope` is `tensor`, `row`, or None (tensor). NotANumber if a
+    score is NaN; ValueError if the amount is out of range, or M does not divide the inputs of a row.
     """
     flat = _ordered(score.detach().reshape(-1))
     groups = kept_of_group(pattern)
@@ -95,11 +99,11 @@ def _ordered(flat: torch.Tensor) -> Array:
         bits = flat.contiguous().view(torch.int16).numpy()
         if bits.size == 0 or bits.min() >= 0:
             if bits.size and bits.max() > highest_bits:
-                raise ValueError("a score is not a number")
+                raise NotANumber("a score is not a number")
             return bits
         flat = flat.float()
     if flat.is_floating_point() and flat.sum().isnan() and flat.isnan().any():
-        raise ValueError("a score is not a number")
+        raise NotANumber("a score is not a number")
     array: Array = flat.contiguous().numpy()
     return array
 

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from tasks.allocation import Allocation, by_sensitivity, uniform
 from tasks.calibration import Statistics, input_norms
 from tasks.contract import BadInput, Finding, Product, Row, Work
-from tasks.criteria import Criterion, criterion_named, layer_score
+from tasks.criteria import Criterion, criterion_named
+from tasks.masking import mask_layer, zeroed
 from tasks.measures import dense_flops, parameter_names
 from tasks.models import Layer, Model, load, outline
-from tasks.patterns import kept_of_group, mask_of
+from tasks.patterns import NotANumber, kept_of_group
 from tasks.recount import Written, count_nonzero, recount
 from tasks.selection import Selection, select_layers, stored_names
 from tasks.weights import Checkpoint, check_finite, open_checkpoint, write_like
 
 MARK = "prunefleet.json"
 """The file that tells a directory of ours from a model's own."""
-_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +37,8 @@ class Recipe:
     skip: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What pruning one layer did, filled in when its tensor passes by."""
-
-    asked: int = 0
-    error: float = 0.0
+Outcome = tuple[int, float]
+"""Of one layer: how many weights the mask takes, and the reconstruction error."""
 
 
 def run(work: Work) -> Product:
@@ -66,7 +58,7 @@ def run(work: Work) -> Product:
     statistics = _statistics(work, criterion, selection) if criterion.needs_activations else None
     selection = _reached(selection, statistics)
     allocation = _allocate(recipe, selection.layers, work)
-    outcomes = {layer.name: Outcome() for layer in selection.layers}
+    outcomes: dict[str, Outcome] = {}
     file_findings = write_like(
         model.checkpoint,
         work.output,
@@ -155,9 +147,9 @@ def _changes(
     criterion: Criterion,
     statistics: Statistics | None,
     allocation: Allocation,
-    outcomes: Mapping[str, Outcome],
-) -> Any:
-    """What `write_like` asks for each stored tensor; also the one place where dense weights are looked at."""
+    outcomes: dict[str, Outcome],
+) -> Callable[[str], Iterable[memoryview] | None]:
+    """What `write_like` asks for; looks at every dense weight once, and notes the outcomes of the layers."""
     layer_of = {name: layer for layer in layers for name in stored_names(model, layer)}
     checkpoint = model.checkpoint
 
@@ -170,49 +162,22 @@ def _changes(
         if layer is None:
             return None
         squares = statistics.squares[layer.name].cpu() if statistics else None
-        score = layer_score(criterion, layer, weight, squares)
-        largest = _largest(score)
-        if not math.isfinite(largest):
-            raise BadInput(
-                "a score is not a number",
-                why=f"the criterion {recipe.criterion} gives NaN or infinity",
-                do="Use another criterion, or calibration data with smaller activations.",
-                file=file,
-                tensor=name,
+        try:
+            masked = mask_layer(
+                criterion,
+                layer,
+                weight,
+                squares,
+                amount=allocation.amounts[layer.name],
+                pattern=recipe.pattern,
+                scope=recipe.scope,
             )
-        mask = mask_of(score, allocation.amounts[layer.name], recipe.pattern, recipe.scope)
-        outcomes[layer.name].asked = int(torch.count_nonzero(mask))
-        outcomes[layer.name].error = _share_lost(score, mask, largest)
-        return _zeroed(weight, mask.t() if layer.transposed else mask)
+        except NotANumber:
+            raise _bad_score(recipe.criterion, file, name) from None
+        outcomes[layer.name] = masked.pruned, masked.error
+        return zeroed(layer, weight, masked.mask)
 
     return change
-
-
-def _zeroed(weight: torch.Tensor, mask: torch.Tensor) -> Iterator[memoryview]:
-    """The bytes of the weight with zeros where the mask is; as integers, so that no zero is negative."""
-    bits = weight.reshape(-1).view(torch.uint8).numpy().view(f"u{weight.element_size()}")
-    gone = mask.reshape(-1).numpy()
-    for start in range(0, bits.size, _CHUNK):
-        yield np.multiply(bits[start : start + _CHUNK], ~gone[start : start + _CHUNK]).data
-
-
-def _largest(score: torch.Tensor) -> float:
-    low, high = score.aminmax()
-    return max(abs(float(low)), abs(float(high))) if low <= high else math.nan
-
-
-def _share_lost(score: torch.Tensor, mask: torch.Tensor, largest: float) -> float:
-    """Sum of squares of the masked scores over that of all; a chunk in float32, the chunks in float64."""
-    if largest == 0:
-        return 0.0
-    lost = total = 0.0
-    flat, gone = score.reshape(-1), mask.reshape(-1)
-    for start in range(0, flat.numel(), _CHUNK):
-        part = flat[start : start + _CHUNK].float() / largest
-        total += float(torch.dot(part, part))
-        part *= gone[start : start + _CHUNK]
-        lost += float(torch.dot(part, part))
-    return lost / total
 
 
 def _measure(
@@ -226,7 +191,7 @@ def _measure(
     groups = kept_of_group(recipe.pattern)
     names = {layer.name: stored_names(model, layer) for layer in layers}
     written = {
-        name: Written(layer=layer, pruned=outcomes[layer.name].asked, group=groups)
+        name: Written(layer=layer, pruned=outcomes[layer.name][0], group=groups)
         for layer in layers
         for name in names[layer.name]
     }
@@ -238,7 +203,7 @@ def _measure(
             "pruned_parameters": zeros[names[layer.name][0]],
             "amount_asked": allocation.amounts[layer.name],
             "amount": zeros[names[layer.name][0]] / layer.parameters,
-            "reconstruction_error": outcomes[layer.name].error,
+            "reconstruction_error": outcomes[layer.name][1],
         }
         for layer in layers
     ]
@@ -272,7 +237,7 @@ def _findings_of(
 ) -> list[Finding]:
     found = []
     for layer, row in zip(layers, rows, strict=True):
-        asked, zeros = outcomes[layer.name].asked, row["pruned_parameters"]
+        asked, zeros = outcomes[layer.name][0], row["pruned_parameters"]
         if asked == 0:
             message = f"amount {row['amount_asked']:g} prunes none of its {layer.parameters} weights"
             found.append(Finding(kind="zero_effect", subject=layer.name, message=message))
@@ -283,7 +248,7 @@ def _findings_of(
         if dead:
             message = f"{dead} of {layer.inputs} inputs are zero for every calibration example"
             found.append(Finding(kind="dead_input", subject=layer.name, message=message))
-    if any(outcome.asked for outcome in outcomes.values()):
+    if any(pruned for pruned, _ in outcomes.values()):
         message = (
             "zeros are stored like other numbers: sparse but neither smaller nor faster in a dense runtime"
         )
@@ -311,3 +276,13 @@ def _write_mark(work: Work, rows: Sequence[Row], artifact: Mapping[str, Any]) ->
 
 def _bad_recipe(why: str) -> BadInput:
     return BadInput("the recipe cannot be carried out", why=why, do="Correct the recipe's prune step.")
+
+
+def _bad_score(criterion: str, file: str, tensor: str) -> BadInput:
+    return BadInput(
+        "a score is not a number",
+        why=f"the criterion {criterion} gives NaN or infinity",
+        do="Use another criterion, or calibration data with smaller activations.",
+        file=file,
+        tensor=tensor,
+    )

@@ -391,11 +391,10 @@ def test_an_artifact_can_be_pruned_again(tmp_path, tiny_model):
 def test_a_fault_in_writing_is_found_before_anyone_sees_the_artifact(tmp_path, tiny_model, monkeypatch):
     import tasks.pruning
 
-    def careless(weight, mask):
-        blocks = [bytearray(weight.numpy().tobytes())]
-        return [memoryview(block) for block in blocks]
+    def careless(layer, weight, mask):
+        return [memoryview(weight.numpy().tobytes())]
 
-    monkeypatch.setattr(tasks.pruning, "_zeroed", careless)
+    monkeypatch.setattr(tasks.pruning, "zeroed", careless)
     with pytest.raises(ArtifactWrong, match="zeros"):
         prune(tiny_model(tmp_path / "m", "MLPForClassification"), tmp_path / "out")
 
@@ -405,3 +404,28 @@ def test_the_model_is_never_written_to(tmp_path, tiny_model, tiny_data):
     before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.iterdir()}
     prune(path, tmp_path / "out", {"calibration": calibration(tiny_data, tmp_path / "d")}, criterion="wanda")
     assert {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.iterdir()} == before
+
+
+def test_weights_at_the_edges_of_float32_have_a_true_reconstruction_error(tmp_path, tiny_model):
+    path = tiny_model(tmp_path / "m", "MLPForClassification")
+    tensors = load_file(path / "model.safetensors")
+    for name, scale in (("layers.0.weight", 1e37), ("layers.1.weight", 1e-30)):
+        tensors[name] = torch.linspace(0.1, 1.0, tensors[name].numel()).reshape(tensors[name].shape) * scale
+    save_file(tensors, path / "model.safetensors")
+    for name, row in rows(prune(path, tmp_path / "out", amount=0.5)).items():
+        squares = tensors[f"{name}.weight"].double().square().reshape(-1).sort().values
+        expected = float(squares[: row["pruned_parameters"]].sum() / squares.sum())
+        assert row["reconstruction_error"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_scores_that_are_no_numbers_are_the_criterions_fault(tmp_path, tiny_model, monkeypatch, value):
+    import tasks.criteria
+
+    broken = tasks.criteria.Criterion(
+        score=lambda weight, norms: torch.full_like(weight, float(value)), needs_activations=False
+    )
+    monkeypatch.setattr(tasks.criteria, "CRITERIA", {"broken": broken})
+    with pytest.raises(BadInput, match="broken gives NaN or infinity") as caught:
+        prune(tiny_model(tmp_path / "m", "MLPForClassification"), tmp_path / "out", criterion="broken")
+    assert caught.value.tensor == "layers.0.weight"

@@ -202,11 +202,9 @@ def test_rows_of_other_layers_are_left_out():
     ("rows", "reason"),
     [
         ([row("a", 0.5, 1.0)], "1 layers have no measured sensitivity: b"),
-        ([row("a", 0.5, 1.0), row("b", 0.0, 0.0)], "no measured sensitivity: b"),
-        ([row("a", 0.5, 1.0), row("b", 0.5, float("nan"))], "b at amount 0.5 rose by nan"),
-        ([row("a", 0.5, 1.0), row("b", 0.5, float("inf"))], "rose by inf"),
-        ([row("a", 0.5, 1.0), row("b", 0.5, None)], "rose by None"),
+        ([row("a", 0.5, 1.0), row("b", 0.0, 0.0)], "allow at most 0.2500"),
         ([row("a", 0.5, 1.0), row("b", 1.5, 0.0)], "amount 1.5"),
+        ([row("a", 0.5, 1.0), row("b", -0.5, None)], "amount -0.5"),
         ([row("a", 0.5, 1.0), row("b", 0.5, 1.0, parameters=7)], "b has 100 weights and had 7"),
     ],
 )
@@ -222,3 +220,18 @@ def test_the_order_of_the_rows_changes_nothing():
     first = by_sensitivity(sizes, rows, 0.5, 0.9)
     generator.shuffle(rows)
     assert by_sensitivity(sizes, rows, 0.5, 0.9) == first
+
+
+@pytest.mark.parametrize("broken", [None, float("nan"), float("inf")])
+def test_a_layer_stays_below_the_amount_that_broke_the_model(broken):
+    rows = [row("a", amount, 0.0) for amount in (0.2, 0.4, 0.6, 0.8)]
+    rows += [row("b", 0.2, 0.1), row("b", 0.4, 0.2), row("b", 0.6, broken), row("b", 0.8, 0.3)]
+    allocation = by_sensitivity({"a": 100, "b": 100}, rows, 0.6, 0.95)
+    assert allocation.amounts == {"a": 0.8, "b": 0.4}
+    with pytest.raises(BadInput, match="at most"):
+        by_sensitivity({"a": 100, "b": 100}, rows, 0.65, 0.95)
+
+
+def test_a_layer_that_breaks_the_model_at_every_amount_is_left_dense():
+    rows = [row("a", 0.9, 1.0), row("b", 0.1, None), row("b", 0.9, None)]
+    assert by_sensitivity({"a": 100, "b": 100}, rows, 0.4, 0.95).amounts == {"a": 0.8, "b": 0.0}

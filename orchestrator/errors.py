@@ -64,6 +64,10 @@ class ModelChanged(RegistryError):
     """The model version is no longer the one that was planned."""
 
 
+class NotSupported(StoreError):
+    """The object store cannot do this at all."""
+
+
 class QueryError(PrunefleetError):
     """The query cannot be answered."""
 

@@ -18,7 +18,8 @@ talk = Console(stderr=True)
 
 FleetFile = Annotated[Path, typer.Argument(metavar="FLEET", help="The fleet file, fleet.yaml.")]
 StoreOption = Annotated[
-    str | None, typer.Option("--store", help="A store's URL, or a fleet file that names it. Default: fleet.yaml.")
+    str | None,
+    typer.Option("--store", help="A store's URL, or a fleet file that names it. Default: fleet.yaml."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -177,6 +177,10 @@ class S3Store:
             options = delta_options(self._spec, self._client())
         return f"{self.url}/{check_key(f'tables/{name}')}", options
 
+    def place_of(self, key: str) -> tuple[S3Client, str, str]:
+        """The client, the bucket and the object's name in it, for requests that no ObjectStore has; "" is the prefix."""
+        return self._client(), self._bucket, self._name(key) if key else self._prefix
+
     def _create(self, key: str, data: bytes) -> str | None:
         return self._decide(key, data, ({"IfNoneMatch": "*"},), lambda there: there is None)
 

@@ -17,7 +17,7 @@ from botocore.exceptions import (
     UnauthorizedSSOTokenError,
 )
 
-from orchestrator.errors import NotFound, NotPermitted, PrunefleetError, StoreError, Unreachable
+from orchestrator.errors import NotFound, NotPermitted, NotSupported, PrunefleetError, StoreError, Unreachable
 
 _NO_CREDENTIALS = (
     NoCredentialsError,
@@ -86,7 +86,7 @@ def _explain_answer(error: ClientError, action: str) -> PrunefleetError:
             "(without s3:ListBucket a missing object also answers 403)"
         )
     if status == 501:
-        return StoreError(f"{said}; the server lacks what is needed here: `prunefleet doctor` names it")
+        return NotSupported(f"{said}; the server lacks what is needed here: `prunefleet doctor` names it")
     if status >= 500 or status == 429:
         return StoreError(f"{said}; the server is failing or busy: try again later")
     if status in (301, 307, 400) and code in ("PermanentRedirect", "TemporaryRedirect", "301", "307"):

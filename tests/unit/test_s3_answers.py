@@ -7,7 +7,7 @@ import pickle
 import botocore.exceptions as boto
 import pytest
 
-from orchestrator.errors import NotFound, NotPermitted, PrunefleetError, StoreError, Unreachable
+from orchestrator.errors import NotFound, NotPermitted, NotSupported, PrunefleetError, StoreError, Unreachable
 from orchestrator.stores.s3_errors import explain, is_conflict, is_refused, is_unknown
 
 NO_CREDENTIALS = (
@@ -48,7 +48,7 @@ def answer(status: int, code: str, message: str | None = "said so") -> boto.Clie
         (403, "RequestTimeTooSkewed", NotPermitted, "clock"),
         (500, "InternalError", StoreError, "try again"),
         (503, "SlowDown", StoreError, "busy"),
-        (501, "NotImplemented", StoreError, "doctor"),
+        (501, "NotImplemented", NotSupported, "doctor"),
         (301, "PermanentRedirect", StoreError, "region"),
         (400, "EntityTooLarge", StoreError, "EntityTooLarge"),
     ],

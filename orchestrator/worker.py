@@ -160,8 +160,21 @@ def _compute(place: Place, unit: Unit, output: Path) -> Product:
         device=device,
     )
     _use_threads(work.threads)
-    product: Product = importlib.import_module(ENTRY[unit.task]).run(work)
+    try:
+        product: Product = importlib.import_module(ENTRY[unit.task]).run(work)
+    except BadInput as error:
+        raise _in_the_users_words(error, place, unit) from error
     return replace(product, findings=(*product.findings, *fallback))
+
+
+def _in_the_users_words(error: BadInput, place: Place, unit: Unit) -> BadInput:
+    """The same error about the file that the user named, and not about this node's copy of it."""
+    data, file = unit.step.data, error.file
+    if data and data.digest in place.paths:
+        file = file.replace(f"{place.paths[data.digest]}/data{Path(data.path).suffix}", data.path)
+    if unit.model.digest in place.paths:
+        file = file.replace(str(place.paths[unit.model.digest]), unit.model.uri)
+    return BadInput(error.what, why=error.why, do=error.do, file=file, tensor=error.tensor, line=error.line)
 
 
 def _judge(place: Place, unit: Unit) -> Tables:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from botocore.exceptions import (
     ClientError,
     ConnectionError,
@@ -47,9 +49,16 @@ def explain(error: Exception, action: str) -> PrunefleetError:
         )
     if isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError):
         return Unreachable(
-            f"cannot {action}: the server does not answer ({type(error).__name__}); check the endpoint and the network"
+            f"cannot {action}: the server{_endpoint(error)} does not answer ({type(error).__name__}); "
+            "check the endpoint and the network"
         )
     return StoreError(f"cannot {action}: {type(error).__name__}: {_shown(str(error))}")
+
+
+def _endpoint(error: Exception) -> str:
+    """` http://host:port` where the error knows it; never a path or a query, which may be signed."""
+    parts = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
+    return f" {parts.scheme}://{parts.hostname}:{parts.port}" if parts.hostname and parts.port else ""
 
 
 def is_refused(error: Exception) -> bool:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import datasets
+import corpora
 import torch
 import transformers
 from passages import SECTION_OF
@@ -87,7 +87,7 @@ def load(architecture: str, directory: Path) -> nn.Module:
 
 @cache
 def _manual_bytes() -> Tensor:
-    text = "".join("".join(chunks) for chunks in datasets.manual().training.values())
+    text = "".join("".join(chunks) for chunks in corpora.manual().training.values())
     return torch.tensor(list(text.encode()))
 
 
@@ -98,7 +98,7 @@ def _draw_passages(size: int, source: torch.Generator) -> Batch:
 
 
 def _test_passages() -> Batch:
-    texts = [row.text for row in datasets.manual().passages if row.split == "test"]
+    texts = [row.text for row in corpora.manual().passages if row.split == "test"]
     return _following(torch.tensor([list(text.encode()) for text in texts]))
 
 
@@ -126,12 +126,12 @@ def _count_perplexities(text: Tensor, passages: Tensor) -> tuple[float, float]:
 
 @cache
 def _word_tokenizer() -> Tokenizer:
-    return word_tokenizer(text for chunks in datasets.sections().training.values() for text in chunks)
+    return word_tokenizer(text for chunks in corpora.sections().training.values() for text in chunks)
 
 
 @cache
 def _section_chunks() -> list[tuple[str, int]]:
-    training = datasets.sections().training
+    training = corpora.sections().training
     return [
         (text, SECTIONS.index(SECTION_OF[topic])) for topic, chunks in training.items() for text in chunks
     ]
@@ -148,7 +148,7 @@ def _draw_sections(size: int, source: torch.Generator) -> Batch:
 
 
 def _test_sections() -> Batch:
-    rows = [row for row in datasets.sections().passages if row.split == "test"]
+    rows = [row for row in corpora.sections().passages if row.split == "test"]
     return _encoded([row.text for row in rows], [SECTIONS.index(SECTION_OF[row.topic]) for row in rows])
 
 
@@ -159,9 +159,9 @@ def _encoded(texts: list[str], labels: list[int]) -> Batch:
 
 
 def _digits(name: str, split: str) -> Batch:
-    pictures, labels, splits = datasets.digits()
+    pictures, labels, splits = corpora.digits()
     chosen = splits == split
-    inputs = datasets.enlarged(pictures) if name == "pixel_values" else pictures.reshape(len(pictures), -1)
+    inputs = corpora.enlarged(pictures) if name == "pixel_values" else pictures.reshape(len(pictures), -1)
     return {name: torch.from_numpy(inputs[chosen]), "labels": torch.from_numpy(labels[chosen])}
 
 

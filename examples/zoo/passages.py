@@ -63,6 +63,10 @@ def split_passages(length: int, chunk: int, test: int, calibration: int, seed: i
     for topic, text in _texts().items():
         size = length * chunk
         chunks = [text[start : start + size] for start in range(0, len(text) - size + 1, size)]
+        if len(chunks) < 2 * (test + calibration):
+            raise SystemExit(
+                f"the manual of this Python has too little text about {topic} to train and to test"
+            )
         order = list(range(len(chunks)))
         draw.shuffle(order)
         roles = dict.fromkeys(order[:test], "test")

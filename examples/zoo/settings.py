@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 DATA_JOB = "data"  # next to the models: the files that they are calibrated and tested with
@@ -45,7 +45,7 @@ class Job:
 
     model: str
     architecture: str
-    releases: tuple[Release, ...] = field(default=())
+    releases: tuple[Release, ...]
 
 
 def _llama(hidden: int, intermediate: int, layers: int, heads: int, tied: bool) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-import datasets
+import corpora
 from settings import DATA_JOB, JOBS
 from training import prepare, train
 
@@ -25,7 +25,7 @@ def main() -> None:
 
 def _do(name: str, directory: Path, reports: TextIO) -> list[dict[str, Any]]:
     if name == DATA_JOB:
-        datasets.write_all(directory)
+        corpora.write_all(directory)
         return []
     job = next(job for job in JOBS if job.model == name)
     return train(job, directory, lambda steps: _say(reports, steps=steps))

@@ -55,7 +55,8 @@ class Splits:
 def split_passages(length: int, chunk: int, test: int, calibration: int, seed: int = 0) -> Splits:
     """Cut each topic's text into chunks of `chunk` passages; draw `test` and `calibration` chunks of every topic.
 
-    No paragraph stands in two splits: the manual repeats itself, so repeated paragraphs count once.
+    A paragraph that the manual repeats counts where it first stands, so no split holds what another one does.
+    Errors: ValueError where this Python's manual has too little text.
     """
     draw = random.Random(seed)
     held: list[Passage] = []
@@ -64,7 +65,7 @@ def split_passages(length: int, chunk: int, test: int, calibration: int, seed: i
         size = length * chunk
         chunks = [text[start : start + size] for start in range(0, len(text) - size + 1, size)]
         if len(chunks) < 2 * (test + calibration):
-            raise SystemExit(
+            raise ValueError(
                 f"the manual of this Python has too little text about {topic} to train and to test"
             )
         order = list(range(len(chunks)))

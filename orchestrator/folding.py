@@ -21,6 +21,7 @@ from orchestrator import results, schemas
 from orchestrator.batchlog import Batch, BatchLog, generation_of, generations
 from orchestrator.errors import Damaged, NotFound, StoreError
 from orchestrator.folded_rows import rows_by_table, without_bulk
+from orchestrator.listing import THREADS, Listing, listing
 from orchestrator.ports import ObjectStore
 from orchestrator.results import Result
 from orchestrator.tables import BatchTable, BrokenTable, Conflict
@@ -56,7 +57,7 @@ class _Fold:
     """One call of `fold`, as far as it has come."""
 
     store: ObjectStore
-    listing: results.Listing
+    listed: Listing
     log: BatchLog
     tables: Mapping[str, BatchTable]
     skipped: dict[str, str] = field(default_factory=dict)
@@ -68,11 +69,11 @@ def fold(store: ObjectStore) -> Folded:
 
     Errors: NotPermitted, where nothing may be written; StoreError; Unreachable. What was done by then stays.
     """
-    listing, log = results.listing(store), BatchLog(store)
+    listed, log = listing(store), BatchLog(store)
     log.refresh()
-    if not listing.results and not log.batches:
-        return Folded(units=0, batches=0, skipped=(), foreign=listing.foreign)
-    state = _Fold(store, listing, log, _open_tables(store))
+    if not listed.results and not log.batches:
+        return Folded(units=0, batches=0, skipped=(), foreign=listed.foreign)
+    state = _Fold(store, listed, log, _open_tables(store))
     log.refresh()
     for name, table in state.tables.items():
         if table.last_batch > log.last_number:  # the log is written first, and was read last
@@ -85,7 +86,7 @@ def fold(store: ObjectStore) -> Folded:
         chunk = _next_chunk(state)
         if not chunk:
             skipped = tuple(Skipped(unit_key=key, reason=why) for key, why in sorted(state.skipped.items()))
-            return Folded(units=units, batches=batches, skipped=skipped, foreign=listing.foreign)
+            return Folded(units=units, batches=batches, skipped=skipped, foreign=listed.foreign)
         if log.append(chunk):
             units, batches = units + len(chunk), batches + 1
         log.refresh()
@@ -155,7 +156,7 @@ def _next_chunk(state: _Fold) -> list[tuple[str, str]]:
     waiting = iter(
         sorted(
             (key, task, size)
-            for key, (task, size) in state.listing.results.items()
+            for key, (task, size) in state.listed.results.items()
             if key not in logged and key not in state.skipped
         )
     )
@@ -174,7 +175,7 @@ def _next_chunk(state: _Fold) -> list[tuple[str, str]]:
 
 
 def _load_all(state: _Fold, units: Sequence[tuple[str, str]]) -> None:
-    with ThreadPoolExecutor(results.THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         for (_, key), result in zip(
             units, pool.map(lambda unit: _load(state.store, *unit), units), strict=True
         ):

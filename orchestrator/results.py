@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import json
-import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -17,16 +14,10 @@ import pyarrow as pa
 
 from orchestrator import schemas
 from orchestrator.errors import Damaged
+from orchestrator.listing import result_key
 from orchestrator.ports import ObjectStore
 from orchestrator.row_digest import row_digest
 
-PREFIX = "results/"
-THREADS = 16
-"""Requests to the store at once, wherever many objects are read or listed."""
-
-_KEY = re.compile(r"results/([a-z]+)/([0-9a-f]{2})/(\2[0-9a-f]{62})\.arrow\Z")
-_UNIT_KEY = re.compile(r"[0-9a-f]{64}\Z")
-_FIRST_PAGES = 2000  # keys; a store with more is listed in many parts at once
 _METADATA = b"prunefleet"
 _METADATA_DIGEST = b"prunefleet_sha256"
 
@@ -85,23 +76,6 @@ class Commit(StrEnum):
     """Another had written the same rows; nothing was lost but time."""
     EXISTED_DIFFERENT = "existed_different"
     """Another had written other rows: the computation is not deterministic. The first rows stay."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
-    """Every result object there is."""
-
-    results: Mapping[str, tuple[str, int]]
-    """Unit key -> its task and the object's size in bytes."""
-    foreign: int
-    """Objects under results/ that are no results, as far as the listing met them."""
-
-
-def result_key(task: str, unit_key: str) -> str:
-    """Where the result of a unit lies in the store."""
-    assert task in schemas.RESULT_TABLES, f"{task} is no task with results"
-    assert _UNIT_KEY.match(unit_key), f"{unit_key!r} is no unit key: 64 hex digits"
-    return f"{PREFIX}{task}/{unit_key[:2]}/{unit_key}.arrow"
 
 
 def encode(
@@ -167,25 +141,6 @@ def read(store: ObjectStore, task: str, unit_key: str) -> Result:
             f"{key} in {store.url}: {error}; delete the object, and the unit is computed again"
         ) from error
     return result
-
-
-def completed(store: ObjectStore) -> frozenset[str]:
-    """The keys of all units that are done."""
-    return frozenset(listing(store).results)
-
-
-def listing(store: ObjectStore) -> Listing:
-    """Every result object: a small store by one listing, a large one in 64 parts at once."""
-    first = list(itertools.islice(store.list(PREFIX), _FIRST_PAGES))
-    names = [(found.key, found.bytes) for found in first]
-    if len(first) == _FIRST_PAGES:
-        parts = [f"{PREFIX}{task}/{digit}" for task in schemas.RESULT_TABLES for digit in "0123456789abcdef"]
-        with ThreadPoolExecutor(THREADS) as pool:
-            pages = pool.map(lambda part: [(found.key, found.bytes) for found in store.list(part)], parts)
-            names = list({**dict(names), **dict(itertools.chain.from_iterable(pages))}.items())
-    matches = [(_KEY.match(key), size) for key, size in names]
-    results = {m[3]: (m[1], size) for m, size in matches if m and m[1] in schemas.RESULT_TABLES}
-    return Listing(results=results, foreign=len(names) - len(results))
 
 
 def identity_of(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,3 +109,15 @@ def test_the_contract_of_the_tasks_loads_no_torch():
 
 def test_the_worker_loads_no_torch_before_it_has_a_shard():
     assert not loaded_after("import orchestrator.worker") & {"torch", "ray", "transformers"}
+
+
+def test_every_kind_of_finding_has_a_series_of_its_own():
+    from orchestrator.metrics import FINDING_KINDS
+
+    named = set()
+    for path in [*ORCHESTRATOR, *TASKS]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding":
+                named |= {kw.value.value for kw in node.keywords if kw.arg == "kind" and isinstance(kw.value, ast.Constant)}
+    assert len(named) > 10
+    assert named <= set(FINDING_KINDS)

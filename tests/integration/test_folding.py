@@ -19,7 +19,7 @@ from typing import Any
 import polars
 import pytest
 
-from orchestrator import folding, results, schemas
+from orchestrator import folding, listing, results, schemas
 from orchestrator.batchlog import BatchLog
 from orchestrator.errors import Damaged, NotPermitted, StoreError
 from orchestrator.folding import fold, rebuild
@@ -54,7 +54,7 @@ def check_exactly_once(store: Any, units: int) -> None:
         name: count * units // 4 for name, count in ROWS_OF_FOUR.items()
     }
     assert max(Counter(row["unit_key"] for row in found["units"]).values()) == 1
-    assert {row["unit_key"] for row in found["units"]} == results.completed(store)
+    assert {row["unit_key"] for row in found["units"]} == listing.completed(store)
 
 
 def test_each_row_lands_in_its_table_with_its_identity(
@@ -111,10 +111,10 @@ def test_damage_is_told_left_out_and_folded_once_it_is_mended(
     any_store: Any, commit_units: CommitUnits, unit_key: UnitKey
 ) -> None:
     commit_units(any_store, range(4))
-    key = results.result_key("sensitivity", unit_key(0))
+    key = listing.result_key("sensitivity", unit_key(0))
     whole = any_store.get(key)
     any_store.put(key, whole[: len(whole) // 2])
-    any_store.put(results.result_key("prune", "0" * 64), b"garbage")
+    any_store.put(listing.result_key("prune", "0" * 64), b"garbage")
     any_store.put("results/readme.txt", b"hello")
     any_store.put("results/prune/ab/" + "c" * 64 + ".arrow", b"in the wrong drawer")
     for _ in range(2):
@@ -124,7 +124,7 @@ def test_damage_is_told_left_out_and_folded_once_it_is_mended(
         assert folded.foreign == 2
     assert len(rows(any_store, "units")) == 3
     any_store.put(key, whole)
-    any_store.delete(results.result_key("prune", "0" * 64))
+    any_store.delete(listing.result_key("prune", "0" * 64))
     assert fold(any_store).skipped == ()
     check_exactly_once(any_store, 4)
 
@@ -134,8 +134,8 @@ def test_a_result_under_anothers_key_is_damage(
 ) -> None:
     commit_units(local_store, range(1))
     local_store.put(
-        results.result_key("sensitivity", unit_key(9)),
-        local_store.get(results.result_key("sensitivity", unit_key(0))),
+        listing.result_key("sensitivity", unit_key(9)),
+        local_store.get(listing.result_key("sensitivity", unit_key(0))),
     )
     with pytest.raises(Damaged, match=unit_key(9)):
         results.read(local_store, "sensitivity", unit_key(9))

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from orchestrator import results, schemas
+from orchestrator import listing, results, schemas
 from orchestrator.errors import NotPermitted, QueryError
 from orchestrator.folding import fold
 from orchestrator.querying import TABLES, query
@@ -153,7 +153,7 @@ def test_where_nothing_may_be_written_the_tables_answer_as_they_are_and_it_is_sa
 
 def test_what_is_left_out_is_said(local_store: LocalStore, commit_units: CommitUnits) -> None:
     commit_units(local_store, range(4))
-    local_store.put(results.result_key("prune", "0" * 64), b"garbage")
+    local_store.put(listing.result_key("prune", "0" * 64), b"garbage")
     local_store.put("results/foreign", b"")
     local_store.put("runs/r1/attempts/torn.json", b"{")
     local_store.put("runs/r1/plan.parquet", b"torn")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import results, runs
+from orchestrator import listing, results, runs
 from orchestrator.errors import Damaged, NotFound, UnknownRun
 from orchestrator.stores.local import LocalStore
 
@@ -71,9 +71,9 @@ def test_a_report_is_read_once_it_is_there(local_store: LocalStore) -> None:
 def test_what_is_completed_is_what_is_listed(
     any_store: Any, commit_units: Callable[..., None], unit_key: Callable[[int], str]
 ) -> None:
-    assert results.completed(any_store) == frozenset()
+    assert listing.completed(any_store) == frozenset()
     commit_units(any_store, range(6))
-    assert results.completed(any_store) == {unit_key(number) for number in range(6)}
+    assert listing.completed(any_store) == {unit_key(number) for number in range(6)}
     foreign = [
         "results/x",
         "results/prune/x.arrow",
@@ -82,7 +82,7 @@ def test_what_is_completed_is_what_is_listed(
     ]
     for key in foreign:
         any_store.put(key, b"")
-    found = results.listing(any_store)
+    found = listing.listing(any_store)
     assert len(found.results) == 6
     assert found.foreign == 4
     assert found.results[unit_key(1)][0] == "prune"
@@ -96,17 +96,17 @@ def test_a_large_store_is_listed_in_parts_with_the_same_answer(
 ) -> None:
     commit_units(any_store, range(40))
     any_store.put(f"results/prune/00/{'f' * 64}.arrow", b"")
-    whole = results.listing(any_store)
+    whole = listing.listing(any_store)
     for first in (1, 7, 41):
-        monkeypatch.setattr(results, "_FIRST_PAGES", first)
-        assert results.listing(any_store) == whole
+        monkeypatch.setattr(listing, "_FIRST_PAGES", first)
+        assert listing.listing(any_store) == whole
 
 
 def test_a_result_that_is_damaged_stops_its_own_commit_with_advice(
     local_store: LocalStore, commit_units: Callable[..., None], unit_key: Callable[[int], str]
 ) -> None:
     commit_units(local_store, range(1))
-    key = results.result_key("sensitivity", unit_key(0))
+    key = listing.result_key("sensitivity", unit_key(0))
     whole = local_store.get(key)
     local_store.put(key, b"torn")
     with pytest.raises(Damaged, match=f"{unit_key(0)}.*delete the object"):

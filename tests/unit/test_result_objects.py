@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from orchestrator import results, schemas
+from orchestrator import listing, results, schemas
 from orchestrator.errors import Damaged
 
 KEY = hashlib.sha256(b"unit").hexdigest()
@@ -278,7 +278,7 @@ def with_rows(table: pa.Table, note: Mapping[str, Any]) -> bytes:
 
 
 def test_the_key_of_a_result_is_sharded_by_its_first_digits() -> None:
-    assert results.result_key("prune", KEY) == f"results/prune/{KEY[:2]}/{KEY}.arrow"
+    assert listing.result_key("prune", KEY) == f"results/prune/{KEY[:2]}/{KEY}.arrow"
 
 
 @pytest.mark.parametrize(
@@ -286,4 +286,4 @@ def test_the_key_of_a_result_is_sharded_by_its_first_digits() -> None:
 )
 def test_a_key_that_is_none_is_a_bug(task: str, key: str) -> None:
     with pytest.raises(AssertionError):
-        results.result_key(task, key)
+        listing.result_key(task, key)

@@ -64,7 +64,7 @@ def split_passages(length: int, chunk: int, test: int, calibration: int, seed: i
     for topic, text in _texts().items():
         size = length * chunk
         chunks = [text[start : start + size] for start in range(0, len(text) - size + 1, size)]
-        if len(chunks) < 2 * (test + calibration):
+        if len(chunks) <= test + calibration:
             raise ValueError(
                 f"the manual of this Python has too little text about {topic} to train and to test"
             )

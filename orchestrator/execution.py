@@ -260,7 +260,7 @@ def _close_run(
         "published": len(published),
     }
     write_status(survey, record.run_id, "ended", record.started_at, at, counts, more)
-    write_report(survey, record.run_id, closed, progress, published)
+    write_report(survey, record.run_id, closed, progress)
     left = counts[UnitState.WAITING] + counts[UnitState.READY]
     return RunSummary(
         run_id=record.run_id,

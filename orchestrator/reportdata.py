@@ -40,4 +40,4 @@ class ReportData:
     impossible: Sequence[Row] = ()
     """What no unit could be planned for, so that it has no chain: subject, recipe, reason."""
     publications: Sequence[Row] = ()
-    """Rows of `promotions` of this run; `registry` and `model` are those of the published version."""
+    """Rows of `promotions` that still stand; `registry` and `model` are those of the published version."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.domain import Chain, Plan, Unit
 from orchestrator.ports import ObjectStore
-from orchestrator.publication import Published
 from orchestrator.records import read_records
 from orchestrator.report import ReportData, render_html, render_markdown
 from orchestrator.scheduling import Progress, UnitState
@@ -43,10 +42,9 @@ def write_report(
     run_id: str,
     closed: Mapping[str, Any],
     progress: Progress | None,
-    published: Sequence[Published],
 ) -> None:
     """Writes runs/<run>/report.html and report.md."""
-    data = gather(survey, run_id, closed, progress, published)
+    data = gather(survey, run_id, closed, progress)
     survey.store.put(f"runs/{run_id}/report.html", render_html(data).encode())
     survey.store.put(f"runs/{run_id}/report.md", render_markdown(data).encode())
 
@@ -56,7 +54,6 @@ def gather(
     run_id: str,
     closed: Mapping[str, Any],
     progress: Progress | None,
-    published: Sequence[Published],
 ) -> ReportData:
     """Everything the report shows, from the store and the run's last state."""
     plan = survey.plan
@@ -83,7 +80,7 @@ def gather(
             {"subject": item.subject, "recipe": item.recipe, "reason": item.reason}
             for item in plan.impossible
         ],
-        publications=[item.row for item in published],
+        publications=_standing(survey),
     )
 
 
@@ -119,6 +116,14 @@ def _impossible(survey: Survey) -> list[Row]:
         unit = plan.units[key]
         found.append({"subject": _subject(unit), "recipe": unit.recipe, "reason": reason})
     return found
+
+
+def _standing(survey: Survey) -> list[Row]:
+    """The alias moves that this plan's verdicts led to, of this run and of earlier ones, where no later move undid them."""
+    last: dict[tuple[str, str, str], Row] = {}
+    for row in read_records(survey.store, "promotions").table.to_pylist():
+        last[row["registry"], row["model"], row["alias"]] = row
+    return [row for row in last.values() if row["unit_key"] in survey.plan.units]
 
 
 def _failures(plan: Plan, progress: Progress | None) -> list[Row]:

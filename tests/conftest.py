@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -92,6 +94,20 @@ def tiny_model() -> Callable[..., Path]:
 def tiny_data() -> Callable[..., dict[str, Path]]:
     """The function `make_tiny_data`."""
     return make_tiny_data
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whichever test is the first to ask for the zoo has to wait until it is trained."""
+    for item in items:
+        if "zoo" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(1800))
+
+
+@pytest.fixture(scope="session")
+def from_examples() -> Callable[[str], ModuleType]:
+    """Imports a module of `examples/` or `examples/zoo/` by name; those are scripts, in no package."""
+    sys.path += [str(REPOSITORY / "examples" / "zoo"), str(REPOSITORY / "examples")]
+    return importlib.import_module
 
 
 @pytest.fixture(scope="session")

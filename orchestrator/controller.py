@@ -101,12 +101,12 @@ class Controller:
         for event in ended:
             at = self.clock.now()
             attempt = progress.running.get(event.attempt_id)
-            known = set(progress.quarantine)
+            known = len(progress.quarantine)
             observe(progress, event, at)
             if attempt is None:
                 continue
             self._record(progress, event, attempt.shard)
-            for key in progress.quarantine.keys() - known:
+            for key in list(progress.quarantine)[known:]:
                 quarantine.put(self.store, progress.plan.units[key], progress.quarantine[key], self.run_id, at)
             for watcher in self.watchers:
                 watcher.ended(event, attempt.shard, progress.plan, at)

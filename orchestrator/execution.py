@@ -149,6 +149,7 @@ def _order(survey: Survey, run_id: str, start: Start, options: RunOptions) -> Sh
     return ShardOrder(
         run_id=run_id,
         attempt_id=start.attempt_id,
+        limit_seconds=start.limit_seconds,
         shard=start.shard,
         pool=pool,
         units=units,

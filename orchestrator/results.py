@@ -178,7 +178,7 @@ def _provenance_problem(provenance: Mapping[str, Any], task: Any) -> str:
 def _fits(value: Any, name: str) -> bool:
     """Whether a column of the tables can hold the value."""
     if isinstance(value, str):
-        return not any("\ud800" <= character <= "\udfff" for character in value)
+        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
     return not isinstance(value, bool) and abs(value) < (_LAST_MOMENT if name.endswith("_at") else 2**63)
 
 

@@ -46,15 +46,17 @@ POLICY: Mapping[FailureClass, Owed] = {
     FailureClass.STORAGE: Owed(tries=8, delay=2.0, then=Action.GIVE_UP),
     FailureClass.ENVIRONMENT: Owed(tries=3, delay=60.0, then=Action.STOP_RUN),
     FailureClass.MEMORY: Owed(tries=3, delay=0.0, then=Action.QUARANTINE, alone=True, memory_factor=2.0),
-    FailureClass.TIMEOUT: Owed(tries=2, delay=0.0, then=Action.QUARANTINE, alone=True, deadline_factor=1.5),
-    FailureClass.POISON: Owed(tries=3, delay=0.0, then=Action.QUARANTINE, alone=True),
+    FailureClass.TIMEOUT: Owed(tries=2, delay=0.0, then=Action.GIVE_UP, alone=True, deadline_factor=1.5),
+    FailureClass.POISON: Owed(tries=3, delay=0.0, then=Action.QUARANTINE, alone=True, deadline_factor=1.5),
     FailureClass.INTERNAL: Owed(tries=2, delay=0.0, then=Action.GIVE_UP, alone=True),
     FailureClass.BAD_INPUT: Owed(tries=1, delay=0.0, then=Action.QUARANTINE),
     FailureClass.CHANGED: Owed(tries=1, delay=0.0, then=Action.GIVE_UP),
     FailureClass.UPSTREAM: Owed(tries=1, delay=0.0, then=Action.GIVE_UP),
     FailureClass.PERMISSION: Owed(tries=1, delay=0.0, then=Action.STOP_RUN),
 }
-"""One row a class. A worker that dies without a word is POISON: the unit it ran is tried alone before it is blamed."""
+"""One row a class. A worker that dies without a word is POISON: the unit it ran is tried alone before it is blamed. So does
+one that hangs, for it ends itself at its limit; an attempt that is not heard of by its deadline (TIMEOUT) may as well have
+waited in a busy cluster's queue, and nobody is blamed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,10 @@ from orchestrator.retry import Action
 
 SHARDS_PER_SLOT = 4.0  # enough that the last ones even out, few enough that a shard is worth its start
 MIN_SHARD_SECONDS, MAX_SHARD_SECONDS = 2.0, 120.0
-MIN_DEADLINE_SECONDS = 3600.0  # estimates of a cold start may be far off; a deadline is for what hangs
-DEADLINE_FACTOR = 20.0
+MIN_LIMIT_SECONDS = 3600.0  # estimates of a cold start may be far off; a limit is for what hangs
+LIMIT_FACTOR = 20.0
+DEADLINE_PER_LIMIT = 2.0  # the limit counts from the start on a node, which the scheduler does not see
+MIN_DEADLINE_SECONDS = MIN_LIMIT_SECONDS * DEADLINE_PER_LIMIT
 KILL_AFTER_SECONDS = 30.0  # from asking an attempt to stop until it is killed
 STARVED_SECONDS = 120.0  # without any slot anywhere, while work is waiting
 
@@ -50,6 +52,8 @@ class Start:
 
     attempt_id: str
     shard: Shard
+    limit_seconds: float
+    """After which its worker ends itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,14 +267,15 @@ def _start_on(
     )
     attempt_id = f"{shard.id}-1"
     patience = max(progress.deadline_factors.get(key, 1.0) for key in keys)
-    deadline = at + patience * max(MIN_DEADLINE_SECONDS, DEADLINE_FACTOR * shard.predicted_seconds)
+    limit = patience * max(MIN_LIMIT_SECONDS, LIMIT_FACTOR * shard.predicted_seconds)
+    deadline = at + limit * DEADLINE_PER_LIMIT
     progress.running[attempt_id] = Running(shard=shard, started_at=at, deadline=deadline)
     progress.used_slots[pool.name] += 1
     progress.used_memory[pool.name] += shard.memory_bytes
     heapq.heappush(progress.deadlines, (deadline, attempt_id))
     for key in keys:
         _enter(progress, key, UnitState.RUNNING)
-    return Start(attempt_id=attempt_id, shard=shard)
+    return Start(attempt_id=attempt_id, shard=shard, limit_seconds=limit)
 
 
 def _best_cell(progress: Progress, pool: Pool, capacity: Mapping[str, int]) -> Cell | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
 import os
@@ -40,6 +41,8 @@ Tables = dict[str, list[Any]]
 
 Answer = TypeVar("Answer")
 
+STDERR = 2  # the descriptor itself, whatever object stands for it
+
 ENTRY: Mapping[TaskName, str] = {
     TaskName.SENSITIVITY: "tasks.sensitivity",
     TaskName.PRUNE: "tasks.pruning",
@@ -54,6 +57,8 @@ class ShardOrder:
 
     run_id: str
     attempt_id: str
+    limit_seconds: float
+    """After so long the process ends itself, even if its code holds the interpreter."""
     shard: Shard
     pool: Pool
     units: tuple[Unit, ...]
@@ -85,12 +90,14 @@ def run_shard(order: ShardOrder) -> tuple[UnitReport, ...]:
     """Runs the units one after the other; what one raises is a failure report for that unit alone."""
     from orchestrator.stores.opening import open_store
 
+    faulthandler.dump_traceback_later(order.limit_seconds, exit=True, file=STDERR)
     scratch = Path(tempfile.mkdtemp(prefix="prunefleet-"))
     place = Place(order=order, store=open_store(order.store), scratch=scratch)
     try:
         with place.held:
             return tuple(run_unit(place, unit) for unit in order.units)
     finally:
+        faulthandler.cancel_dump_traceback_later()
         shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -35,8 +35,6 @@ class Attempt:
     """Whether its process does; a zombie's does although its end was told."""
     is_told: bool = False
     """Whether its controller has been sent its end."""
-    ignores: int = 0
-    """How many more requests to stop it does not heed."""
 
 
 @dataclass(slots=True)
@@ -88,23 +86,23 @@ class Cluster:
         self._tell(attempt, delay, failure=Failure(failure_class=failure_class, error=error))
 
     def stop(self, attempt: Attempt) -> None:
-        """Ends the attempt's process, and nobody hears of it."""
-        if not attempt.lives or attempt.node is None:
-            return
-        attempt.lives = False
-        node = attempt.node
-        node.attempts.discard(attempt)
-        self.spans[node.pool].append((attempt.started_at, self.timeline.at))
-        if node.is_up:
-            self.free[node.pool].append(node)
-            self._start(node.pool)
+        """Ends the attempt's process, or takes it out of the queue; nobody hears of it."""
+        node, pool = attempt.node, attempt.assignment.shard.pool
+        if node is None:
+            if attempt in self.waiting[pool]:
+                self.waiting[pool].remove(attempt)
+        elif attempt.lives:
+            attempt.lives = False
+            node.attempts.discard(attempt)
+            self.spans[pool].append((attempt.started_at, self.timeline.at))
+            if node.is_up:
+                self.free[pool].append(node)
+                self._start(pool)
 
     def cancel(self, attempt: Attempt, *, force: bool) -> None:
-        """Asks it to stop, or kills it; what hangs does not heed a request."""
-        if attempt.is_told or (not force and attempt.ignores > 0):
+        """Stops it, or takes it out of the queue; a process that computes heeds no request, only force."""
+        if attempt.is_told or (attempt.lives and not force):
             return
-        if attempt.node is None:
-            self.waiting[attempt.assignment.shard.pool].remove(attempt)
         kind = FailureClass.POISON if force else FailureClass.TIMEOUT
         self.fail(attempt, kind, "it was stopped", delay=0.1)
 

@@ -40,6 +40,8 @@ class MemoryStore:
 
     now: Callable[[], float] = lambda: 0.0
     flaws: Collection[Flaw] = ()
+    written: Callable[[str, bytes | None, bytes], None] = lambda key, before, after: None
+    """Told of every write: the key, what was there, what is there now."""
     objects: dict[str, bytes] = field(default_factory=dict)
     etags: dict[str, str] = field(default_factory=dict)
     modified: dict[str, float] = field(default_factory=dict)
@@ -62,12 +64,14 @@ class MemoryStore:
 
     def put(self, key: str, data: bytes) -> None:
         """Writes or overwrites."""
-        if check_key(key) in self.objects:
-            self.former[key] = self.objects[key]
+        before = self.objects.get(check_key(key))
+        if before is not None:
+            self.former[key] = before
         self.writes += 1
         self.objects[key] = bytes(data)
         self.etags[key] = f"{self.writes}"
         self.modified[key] = self.now()
+        self.written(key, before, self.objects[key])
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Creates."""

@@ -51,7 +51,7 @@ class Fate(StrEnum):
     BROKEN = "broken"
     """Its environment cannot be set up."""
     SILENT = "silent"
-    """It hangs until it is killed."""
+    """It hangs until it ends itself at its limit."""
     MUTE = "mute"
     """It does all its work, and its report is lost."""
     ZOMBIE = "zombie"
@@ -122,7 +122,7 @@ class Dice:
 def dice(rng: random.Random, nodes: int) -> Dice:
     """Random weather over so many nodes."""
     losses = [
-        Loss(rng.uniform(0, 200), rng.randrange(nodes), rng.choice((30.0, 300.0, 1e9)))
+        Loss(rng.uniform(0, 200), rng.randrange(nodes), rng.choice((30.0, 300.0, 20_000.0)))
         for _ in range(rng.choice((0, 0, 1, nodes)))
     ]
     return Dice(

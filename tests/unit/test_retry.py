@@ -33,7 +33,7 @@ def story(kind, *, alone, tries=12):
         (FailureClass.PERMISSION, [STOP]),
         (FailureClass.POISON, [RETRY, RETRY, QUARANTINE]),
         (FailureClass.MEMORY, [RETRY, RETRY, QUARANTINE]),
-        (FailureClass.TIMEOUT, [RETRY, QUARANTINE]),
+        (FailureClass.TIMEOUT, [RETRY, GIVE_UP]),
         (FailureClass.INTERNAL, [RETRY, GIVE_UP]),
         (FailureClass.ENVIRONMENT, [RETRY, RETRY, STOP]),
         (FailureClass.INFRASTRUCTURE, [RETRY] * 7 + [GIVE_UP]),

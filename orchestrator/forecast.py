@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from orchestrator.costs import Costs
 from orchestrator.domain import Pool, TaskName, Unit
@@ -13,7 +12,8 @@ from orchestrator.domain import Pool, TaskName, Unit
 AFFINITY_STEP = 0.1  # of the logarithm: pools compare alike for units that differ by less
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Cell:
     """Units of one task that need about as much memory and suit the pools in about the same proportions."""
 
     task: TaskName
@@ -39,11 +39,12 @@ class Outlook:
 
 @dataclass(slots=True)
 class Forecast:
-    """A cost model and pools, and every outlook that was asked for."""
+    """A cost model and pools, and every outlook that was asked for; equal cells are one object."""
 
     pools: Mapping[str, Pool]
     costs: Costs
     known: dict[tuple[str, str, int, float], Outlook] = field(default_factory=dict)
+    cells: dict[tuple[TaskName, int, tuple[float, ...]], Cell] = field(default_factory=dict)
 
     def of(self, unit: Unit, memory_factor: float = 1.0) -> Outlook:
         """The unit's outlook; one object for all units that do the same on the same model."""
@@ -70,8 +71,11 @@ class Forecast:
             memory_bytes=memory,
             rooms=rooms,
             fastest=min(seconds[name] for name in rooms or seconds),
-            cell=Cell(unit.task, int(math.log2(memory + 1)), steps),
+            cell=self._cell(unit.task, int(math.log2(memory + 1)), steps),
         )
+
+    def _cell(self, task: TaskName, memory: int, steps: tuple[float, ...]) -> Cell:
+        return self.cells.setdefault((task, memory, steps), Cell(task, memory, steps))
 
 
 def has_room(pool: Pool, memory_bytes: int) -> bool:

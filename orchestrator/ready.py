@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orchestrator.domain import TaskName, Unit
@@ -34,42 +34,42 @@ class Ready:
             self.size += 1
             heapq.heappush(self.heaps.setdefault(cell, []), (-rank, load))
 
-    def heads(self) -> Iterator[tuple[Cell, str, float]]:
-        """For each cell that is not empty: the cell, the most urgent unit's key, its rank."""
-        for cell in list(self.heaps):
-            heap = self.heaps[cell]
-            while heap and (cell, heap[0][1]) not in self.groups:
-                heapq.heappop(heap)
-            if heap:
-                yield cell, next(iter(self.groups[(cell, heap[0][1])])), -heap[0][0]
-            else:
-                del self.heaps[cell]
+    def head(self, cell: Cell) -> tuple[str, float] | None:
+        """The cell's most urgent unit and its rank; None if the cell is empty."""
+        heap = self.heaps.get(cell)
+        while heap:
+            rank, load = heap[0]
+            group = self.groups.get((cell, load))
+            if group:
+                return next(iter(group)), -rank
+            heapq.heappop(heap)
+        self.heaps.pop(cell, None)
+        return None
 
     def take(
         self, cell: Cell, seconds: float, cost: Callable[[str], float], joins: Callable[[str], bool]
-    ) -> list[str]:
-        """Removes the most urgent load's units until they add up to about `seconds`; at least one.
+    ) -> dict[str, float]:
+        """Removes the most urgent load's units until they add up to about `seconds`, at least one; what each costs.
 
-        `joins` says whether a unit may share a shard at all; one that may not is taken alone.
+        `joins` says whether a unit may share a shard at all; one that may not is taken alone. The cell must have a head.
         """
         load = self.heaps[cell][0][1]
         group = self.groups[(cell, load)]
-        taken: list[str] = []
-        total = 0.0
+        taken: dict[str, float] = {}
         for key in group:
-            if taken and not joins(key):
+            is_alone = not joins(key)
+            if taken and is_alone:
                 continue
-            if taken and total + cost(key) > seconds:
+            own = cost(key)
+            if taken and own > seconds:
                 break
-            taken.append(key)
-            total += cost(key)
-            if not joins(key):
+            taken[key] = own
+            seconds -= own
+            if is_alone:
                 break
         for key in taken:
             del group[key]
         self.size -= len(taken)
         if not group:
             del self.groups[(cell, load)]
-            if self.heaps[cell] and self.heaps[cell][0][1] == load:
-                heapq.heappop(self.heaps[cell])
         return taken

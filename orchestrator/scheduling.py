@@ -118,6 +118,10 @@ class Progress:
     work_left: float = 0.0
     """Seconds of the units not done, each on its fastest pool."""
     shards: int = 0
+    preferences: dict[tuple[str, tuple[str, ...], int], list[tuple[float, str, Cell]]] = field(
+        default_factory=dict
+    )
+    """What `_preferences` has worked out."""
     stop: Stop | None = None
     slotless_since: float | None = None
 
@@ -245,35 +249,37 @@ def _starts(progress: Progress, capacity: Mapping[str, int], at: float) -> list[
 def _start_on(
     progress: Progress, pool: Pool, capacity: Mapping[str, int], seconds: float, at: float
 ) -> Start | None:
-    def cost(key: str) -> float:
-        return progress.outlook(key).seconds[pool.name]
-
-    keys: list[str] = []
-    while not keys:
+    costs: dict[str, float] = {}
+    while not costs:
         cell = _best_cell(progress, pool, capacity)
         if cell is None:
             return None
-        taken = progress.ready.take(cell, seconds, cost, lambda key: key not in progress.alone)
-        keys = [
-            key for key in taken if progress.states[key] is UnitState.READY
-        ]  # a late report may have ended one
+        taken = progress.ready.take(
+            cell,
+            seconds,
+            cost=lambda key: progress.outlook(key).seconds[pool.name],
+            joins=lambda key: key not in progress.alone,
+        )
+        for key, cost in taken.items():
+            if progress.states[key] is UnitState.READY:  # a late report may have ended it
+                costs[key] = cost
     progress.shards += 1
     shard = Shard(
         id=f"s{progress.shards:06d}",
-        units=tuple(keys),
+        units=tuple(costs),
         pool=pool.name,
-        predicted_seconds=sum(map(cost, keys)),
-        memory_bytes=max(progress.outlook(key).memory_bytes for key in keys),
+        predicted_seconds=sum(costs.values()),
+        memory_bytes=max(progress.outlook(key).memory_bytes for key in costs),
     )
     attempt_id = f"{shard.id}-1"
-    patience = max(progress.deadline_factors.get(key, 1.0) for key in keys)
+    patience = max(progress.deadline_factors.get(key, 1.0) for key in costs)
     limit = patience * max(MIN_LIMIT_SECONDS, LIMIT_FACTOR * shard.predicted_seconds)
     deadline = at + limit * DEADLINE_PER_LIMIT
     progress.running[attempt_id] = Running(shard=shard, started_at=at, deadline=deadline)
     progress.used_slots[pool.name] += 1
     progress.used_memory[pool.name] += shard.memory_bytes
     heapq.heappush(progress.deadlines, (deadline, attempt_id))
-    for key in keys:
+    for key in costs:
         _enter(progress, key, UnitState.RUNNING)
     return Start(attempt_id=attempt_id, shard=shard, limit_seconds=limit)
 
@@ -283,29 +289,52 @@ def _best_cell(progress: Progress, pool: Pool, capacity: Mapping[str, int]) -> C
 
     A slower pool takes nothing that the faster ones would finish sooner (Beaumont et al., HeteroPrio, 2016).
     """
-    names = list(progress.pools)
-    this = names.index(pool.name)
-    others = [index for index, name in enumerate(names) if index != this and capacity.get(name, 0) > 0]
     best: tuple[float, float, str] | None = None
     chosen: Cell | None = None
-    for cell, key, rank in progress.ready.heads():
-        here = cell.steps[this]
-        elsewhere, other = min(((cell.steps[index], index) for index in others), default=(math.inf, this))
-        score = (elsewhere - here, rank, key)
-        if here == math.inf or (best is not None and score <= best):
+    for advantage, rival, cell in _preferences(progress, pool, capacity):
+        if best is not None and advantage < best[0]:
+            break
+        head = progress.ready.head(cell) if cell in progress.ready.heaps else None
+        if head is None:
             continue
+        key, rank = head
         outlook = progress.outlook(key)
         if (
             pool.memory_bytes is not None
             and progress.used_memory[pool.name] + outlook.memory_bytes > pool.memory_bytes
         ):
             continue
-        if elsewhere < here:
-            soon = outlook.seconds[names[other]] + progress.work_left / capacity[names[other]]
+        if advantage < 0:
+            soon = outlook.seconds[rival] + progress.work_left / capacity[rival]
             if outlook.seconds[pool.name] > soon:
                 continue
-        best, chosen = score, cell
+        if best is None or (advantage, rank, key) > best:
+            best, chosen = (advantage, rank, key), cell
     return chosen
+
+
+def _preferences(
+    progress: Progress, pool: Pool, capacity: Mapping[str, int]
+) -> list[tuple[float, str, Cell]]:
+    """The cells that fit the pool, those first that it is comparatively best at.
+
+    With each how much longer the quickest other pool with slots takes, in steps (below 0 where it is quicker), and that pool.
+    """
+    names = list(progress.pools)
+    open_pools = tuple(name for name in names if name == pool.name or capacity.get(name, 0) > 0)
+    cells = progress.forecast.cells
+    asked = (pool.name, open_pools, len(cells))
+    if asked not in progress.preferences:
+        found = []
+        for cell in cells.values():
+            steps = dict(zip(names, cell.steps, strict=True))
+            others = [(steps[name], name) for name in open_pools if name != pool.name]
+            elsewhere, rival = min(others, default=(math.inf, ""))
+            if steps[pool.name] < math.inf:
+                found.append((elsewhere - steps[pool.name], rival, cell))
+        found.sort(key=lambda preference: -preference[0])
+        progress.preferences[asked] = found
+    return progress.preferences[asked]
 
 
 def _overdue(progress: Progress, at: float) -> list[Order]:

@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--slices", default="", help="columns to measure by, separated by commas")
     parser.add_argument("--shape", default="", help="shape of one example's inputs, such as 1,16,16")
     options = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     shape = [int(size) for size in options.shape.split(",") if size]
     slices = [name for name in options.slices.split(",") if name]
     print(json.dumps(check(options.model, options.data, options.split, slices, shape), indent=2))
@@ -91,27 +92,40 @@ def _outcomes(
     architecture: str,
     examples: Sequence[Example],
     shape: Sequence[int],
-) -> Iterator[Outcome]:
+) -> list[Outcome]:
     """One for each example, in order."""
     if architecture == "MLPForClassification":
-        yield from _right_or_wrong(_mlp(model, config), examples, _stack(shape), config)
-        return
+        return list(_right_or_wrong(_mlp(model, config), examples, _stack(shape), config))
     module = getattr(transformers, architecture).from_pretrained(model, local_files_only=True).eval()
     if "inputs" in examples[0]:
         pictures = _stack(shape)
-        yield from _right_or_wrong(
-            lambda batch: module(pixel_values=batch.to(module.dtype)).logits, examples, pictures, config
+        return list(
+            _right_or_wrong(
+                lambda batch: module(pixel_values=batch.to(module.dtype)).logits, examples, pictures, config
+            )
         )
-        return
+    outcomes: dict[int, Outcome] = {}
     tokenizer = transformers.AutoTokenizer.from_pretrained(model, local_files_only=True)
-    for example in examples:
-        tokens = tokenizer(example["text"], return_tensors="pt")["input_ids"][:, : _context(config)]
-        logits = module(input_ids=tokens).logits.float()
-        if logits.dim() == 2:
-            yield float(logits.argmax().item() == _label(example, config)), 1
-        else:
-            nats = nn.functional.cross_entropy(logits[0, :-1], tokens[0, 1:], reduction="sum")
-            yield nats.item(), tokens.shape[1] - 1
+    tokens = [tokenizer(example["text"])["input_ids"][: _context(config)] for example in examples]
+    for batch in _of_one_length(tokens):
+        inputs = torch.tensor([tokens[place] for place in batch])
+        for place, ids, logits in zip(batch, inputs, module(input_ids=inputs).logits.float(), strict=True):
+            if logits.dim() == 1:
+                outcomes[place] = float(logits.argmax().item() == _label(examples[place], config)), 1
+            else:
+                nats = nn.functional.cross_entropy(logits[:-1], ids[1:], reduction="sum")
+                outcomes[place] = nats.item(), len(ids) - 1
+    return [outcomes[place] for place in range(len(examples))]
+
+
+def _of_one_length(tokens: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Places of texts with as many tokens each, so that no batch needs padding."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for place, ids in enumerate(tokens):
+        places[len(ids)].append(place)
+    for members in places.values():
+        for start in range(0, len(members), BATCH):
+            yield members[start : start + BATCH]
 
 
 def _mlp(model: Path, config: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:

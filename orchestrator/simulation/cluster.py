@@ -10,6 +10,8 @@ from orchestrator.domain import Failure, FailureClass, Pool, UnitReport
 from orchestrator.ports import Assignment, AttemptEnded
 from orchestrator.simulation.clock import Timeline
 
+STOPPED = "it was stopped"
+
 
 @dataclass(slots=True, eq=False)
 class Node:
@@ -104,7 +106,7 @@ class Cluster:
         if attempt.is_told or (attempt.lives and not force):
             return
         kind = FailureClass.POISON if force else FailureClass.TIMEOUT
-        self.fail(attempt, kind, "it was stopped", delay=0.1)
+        self.fail(attempt, kind, STOPPED, delay=0.1)
 
     def lose(self, node: Node, seconds: float) -> list[Attempt]:
         """The node goes with all that it runs, and comes back so many seconds later; whom it took with it."""

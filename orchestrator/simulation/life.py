@@ -18,7 +18,7 @@ from orchestrator.planning import build_plan
 from orchestrator.ports import AttemptEnded
 from orchestrator.retry import POLICY
 from orchestrator.scheduling import Progress, Start, UnitState, begin, next_wake
-from orchestrator.simulation.cluster import Connection
+from orchestrator.simulation.cluster import STOPPED, Connection
 from orchestrator.simulation.store import Crashed, View
 from orchestrator.worker import ShardOrder
 
@@ -142,7 +142,8 @@ class Life:
         self.running.difference_update(shard.units)
         reports = ", ".join(f"{report.key[:8]} {report.status}" for report in event.reports)
         why = event.failure.failure_class if event.failure else reports
-        if why is FailureClass.POISON and len(shard.units) == 1:
+        was_stopped = event.failure is not None and event.failure.error == STOPPED
+        if why is FailureClass.POISON and len(shard.units) == 1 and not was_stopped:
             self.deaths[shard.units[0]] += 1
         self.night.tell(f"{self.name} hears of {event.attempt_id}: {why}")
         for report in event.reports:

@@ -33,7 +33,9 @@ PAUSE_SECONDS = 600.0
 DEEPEST_PAUSE = 3  # actors that stand still within one another's pauses
 ORPHAN_SECONDS = 7200.0  # after its controller's end, an attempt's process is ended as well
 MOST_EVENTS = 100_000  # a night of that many has run into a circle
-IN_MEMORY = Path("/dev/shm")  # Linux's file system in memory: a night makes and removes a directory for each unit
+IN_MEMORY = Path(
+    "/dev/shm"
+)  # Linux's file system in memory: a night makes and removes a directory for each unit
 SOLO_TRIES = POLICY[FailureClass.POISON].tries
 
 
@@ -113,7 +115,9 @@ class Night:
 
         Errors: BrokenInvariant, with what does not hold and the end of the trace.
         """
-        with tempfile.TemporaryDirectory(prefix="prunefleet-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as scratch:
+        with tempfile.TemporaryDirectory(
+            prefix="prunefleet-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None
+        ) as scratch:
             self.scratch = Path(scratch)
             for number, at in enumerate(self.scene.controllers):
                 self.timeline.after(at, functools.partial(self._live, f"c{number}", 1))

@@ -19,8 +19,9 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 from ray import exceptions as ray_errors
 
+from orchestrator import addresses
 from orchestrator.domain import Failure, FailureClass, Pool, UnitReport
-from orchestrator.errors import Unreachable
+from orchestrator.errors import NotPermitted, Unreachable, UsageError
 from orchestrator.labels import satisfies
 from orchestrator.ports import Assignment, AttemptEnded
 
@@ -133,21 +134,60 @@ class RayBackend:
         return AttemptEnded(attempt_id=attempt_id, reports=reports, node=node, wall_seconds=seconds)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """What a look at a cluster tells."""
+
+    gcs_address: str
+    """host:port of its head."""
+    version: str
+    """Of Ray; a cluster of another version cannot be joined."""
+    nodes: int
+    slots: Mapping[str, int]
+    """By pool, on the nodes that are there, whatever the spec's limit is."""
+
+
 def connect(pools: Mapping[str, Pool], body: Body, address: str | None) -> RayBackend:
     """Starts a cluster on this machine, or joins the one at `address` (`auto` or host:port).
 
-    Errors: Unreachable.
+    Errors: Unreachable; NotPermitted, if others can reach the cluster and it asks for no token; UsageError.
     """
     if address is None:
         return RayBackend(pools=pools, body=body, remote=_remote(body), temporary=_start_here(pools))
+    _join(address)
+    return RayBackend(pools=pools, body=body, remote=_remote(body), temporary=None)
+
+
+def look(pools: Mapping[str, Pool], address: str) -> Sighting:
+    """Joins the cluster at `address`, looks at its nodes and leaves it. Errors: those of `connect`."""
+    gcs_address = _join(address)
+    try:
+        nodes = [node for node in _untyped.nodes() if node["Alive"]]
+        slots = {name: sum(_slots_on(pool, node) for node in nodes) for name, pool in pools.items()}
+        return Sighting(gcs_address=gcs_address, version=ray.__version__, nodes=len(nodes), slots=slots)
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str) -> str:
+    """Joins a running cluster, unless it is open to others; the address of its head."""
+    addresses.check_cluster(address, os.environ)
     try:
         ray.init(address=address, configure_logging=False, log_to_driver=False)
     except CANNOT_START as error:
-        reason = _first_line(error)
+        if "Version mismatch" in str(error):
+            told = " ".join(str(error).split())
+            raise UsageError(f"the Ray cluster at {address}: {told}; use one image for all") from error
         raise Unreachable(
-            f"the Ray cluster at {address} cannot be used: {reason}. Is it running, and is its token set?"
+            f"the Ray cluster at {address} cannot be used: {_first_line(error)}. Is it running, and is its token set?"
         ) from error
-    return RayBackend(pools=pools, body=body, remote=_remote(body), temporary=None)
+    gcs_address = str(_untyped.get_runtime_context().gcs_address)
+    try:
+        addresses.check_cluster(gcs_address, os.environ)  # `auto` says only now where it is
+    except NotPermitted:
+        ray.shutdown()
+        raise
+    return gcs_address
 
 
 def _start_here(pools: Mapping[str, Pool]) -> Path:

@@ -38,6 +38,12 @@ def result_key(task: str, unit_key: str) -> str:
     return f"{PREFIX}{task}/{unit_key[:2]}/{unit_key}.arrow"
 
 
+def unit_of(key: str) -> tuple[str, str] | None:
+    """Task and unit key of a result object's key; None for anything else that lies there."""
+    match = _KEY.match(key)
+    return (match[1], match[3]) if match else None
+
+
 def completed(store: ObjectStore) -> frozenset[str]:
     """The keys of all units that are done."""
     return frozenset(listing(store).results)

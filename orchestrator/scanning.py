@@ -33,7 +33,7 @@ def scan(fleet: Fleet, store: ObjectStore, at: float) -> Scan:
     warnings: list[str] = []
     for name in wanted_registries(fleet):
         try:
-            found[name] = _scan_one(fleet, name, store, at, warnings)
+            found[name] = scan_registry(fleet, name, store, at, warnings)
         except RegistryError as error:
             failed[name] = error
     impossible = tuple(
@@ -43,6 +43,23 @@ def scan(fleet: Fleet, store: ObjectStore, at: float) -> Scan:
     if failed and not found:
         raise RegistryError("\n".join(f"registry {name}: {error}" for name, error in failed.items()))
     return Scan(Catalog(versions=tuple(chain.from_iterable(found.values()))), impossible, tuple(warnings))
+
+
+def scan_registry(
+    fleet: Fleet, name: str, store: ObjectStore, at: float, warnings: list[str]
+) -> tuple[ModelVersion, ...]:
+    """Every version of one registry, with what the store remembers of it; adds to `warnings`. Errors: RegistryError."""
+    stored = _get(store, memory_key(name))
+    memory, problem = load_memory(stored, at)
+    if problem:
+        warnings.append(
+            f"{memory_key(name)} in the store is ignored and every file of it read again: {problem}"
+        )
+    versions = _versions(fleet, name, memory)
+    data = dump_memory(memory)
+    if data != stored:
+        store.put(memory_key(name), data)
+    return versions
 
 
 def wanted_registries(fleet: Fleet) -> tuple[str, ...]:
@@ -59,22 +76,6 @@ def _wanting(fleet: Fleet, registry: str) -> list[str]:
     return [
         name for name, recipe in fleet.recipes.items() if fnmatch.fnmatchcase(registry, recipe.match.registry)
     ]
-
-
-def _scan_one(
-    fleet: Fleet, name: str, store: ObjectStore, at: float, warnings: list[str]
-) -> tuple[ModelVersion, ...]:
-    stored = _get(store, memory_key(name))
-    memory, problem = load_memory(stored, at)
-    if problem:
-        warnings.append(
-            f"{memory_key(name)} in the store is ignored and every file of it read again: {problem}"
-        )
-    versions = _versions(fleet, name, memory)
-    data = dump_memory(memory)
-    if data != stored:
-        store.put(memory_key(name), data)
-    return versions
 
 
 def _versions(fleet: Fleet, name: str, memory: DigestMemory) -> tuple[ModelVersion, ...]:

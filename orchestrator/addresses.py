@@ -1,0 +1,56 @@
+"""Pure. Whether a cluster's address may be used: whoever reaches a Ray cluster without a token runs code on it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+
+from orchestrator.errors import NotPermitted
+
+AUTH_MODE = "RAY_AUTH_MODE"
+ALLOW_OPEN = "PRUNEFLEET_UNSAFE_OPEN_CLUSTER"
+"""An environment variable; `1` lets an open cluster be used that is kept apart by other means, such as a network policy."""
+NO_HOST = ("auto", "local")
+"""What Ray takes for an address and what is not one: the cluster that it finds here, and one that it starts here."""
+ADVICE = (
+    "Start the cluster with RAY_AUTH_MODE=token and its token in ~/.ray/auth_token (mode 0600), and set the same here; "
+    "a cluster for this machine alone starts with RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 "
+    "`ray start --head --node-ip-address 127.0.0.1`"
+)
+
+
+def host_of(address: str) -> str:
+    """The host of `host`, `host:port`, `[v6]:port` or `ray://host:port`."""
+    place = address.partition("://")[2] or address
+    if place.startswith("["):
+        return place[1:].partition("]")[0]
+    return place if place.count(":") > 1 else place.partition(":")[0]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it; a name counts only if it is `localhost`, for others are not ours to judge."""
+    try:
+        number = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host.lower() in ("localhost", "localhost.")
+    mapped = getattr(number, "ipv4_mapped", None)
+    return (mapped or number).is_loopback
+
+
+def problem_of_cluster(address: str, environment: Mapping[str, str]) -> str:
+    """Why nothing may be sent to the cluster at this address; empty if it may."""
+    if address in NO_HOST or is_loopback(host_of(address)) or environment.get(AUTH_MODE) == "token":
+        return ""
+    return (
+        f"the Ray cluster at {address} can be reached from other machines, and {AUTH_MODE} is not `token`: whoever "
+        "reaches it runs code on it"
+    )
+
+
+def check_cluster(address: str, environment: Mapping[str, str]) -> None:
+    """Errors: NotPermitted, if the cluster is open to others and nobody has said that this is known."""
+    problem = problem_of_cluster(address, environment)
+    if problem and environment.get(ALLOW_OPEN) != "1":
+        raise NotPermitted(
+            f"{problem}. {ADVICE}; {ALLOW_OPEN}=1 uses it all the same, where a network policy keeps others away"
+        )

@@ -1,0 +1,88 @@
+"""Effects. What a fleet names, beside its store: registries that can be read or written, and files of data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.datafiles import find_data
+from orchestrator.domain import ModelVersion
+from orchestrator.errors import RegistryError
+from orchestrator.ports import ObjectStore
+from orchestrator.probes.checks import Check, State
+from orchestrator.scanning import scan_registry
+from orchestrator.spec import Fleet
+from orchestrator.wording import count, plain, size
+
+_SHOWN = 3
+
+
+def check_registries(fleet: Fleet, store: ObjectStore, at: float) -> Iterator[Check]:
+    """One line a registry: what is in it; and whether the one that is published to can be written."""
+    for name, spec in fleet.registries.items():
+        yield _registry(fleet, name, store, at)
+        if any(recipe.publish and recipe.publish.registry == name for recipe in fleet.recipes.values()):
+            yield _target(name, Path(spec.path))
+
+
+def check_datasets(fleet: Fleet) -> Iterator[Check]:
+    """One line for each dataset that some recipe reads."""
+    for name, file in find_data(fleet).items():
+        area = f"dataset {name}"
+        if file.problem:
+            follows = "Nothing of the recipes that read it is planned."
+            yield Check(area=area, name="file", state=State.BROKEN, seen=file.problem, follows=follows)
+        else:
+            kind = fleet.datasets[name].kind
+            seen = f"{kind}, {size(file.bytes)}, SHA-256 {file.digest[:12]}…"
+            yield Check(area=area, name="file", state=State.OK, seen=seen)
+
+
+def _registry(fleet: Fleet, name: str, store: ObjectStore, at: float) -> Check:
+    area, warnings = f"registry {name}", list[str]()
+    try:
+        versions = scan_registry(fleet, name, store, at, warnings)
+    except RegistryError as error:
+        follows = "None of its models is planned."
+        advice = f"Correct registries.{name}, or bring it back."
+        return Check(
+            area=area, name="scan", state=State.UNREACHABLE, seen=str(error), follows=follows, advice=advice
+        )
+    broken = [version for version in versions if version.problem]
+    seen = f"{count(len(versions), 'version')} of {count(len({one.name for one in versions}), 'model')}"
+    if broken:
+        return Check(
+            area=area,
+            name="scan",
+            state=State.WARNING,
+            seen=f"{seen}, of which {len(broken)} are broken: {_first(broken)}",
+            follows="What is broken is left out of every plan, and the run says so.",
+            advice="Repair or remove these versions.",
+        )
+    if warnings:
+        return Check(area=area, name="scan", state=State.WARNING, seen=f"{seen}; {'; '.join(warnings)}")
+    return Check(area=area, name="scan", state=State.OK, seen=seen)
+
+
+def _first(broken: list[ModelVersion]) -> str:
+    told = [f"{plain(one.name)}@{plain(one.version)}: {plain(one.problem, 200)}" for one in broken[:_SHOWN]]
+    return "; ".join(told) + (f"; and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else "")
+
+
+def _target(name: str, path: Path) -> Check:
+    """Whether this user may make directories there, or in the nearest directory above that exists."""
+    there = path
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    area = f"registry {name}"
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return Check(area=area, name="publish", state=State.OK, seen=f"{there} can be written")
+    return Check(
+        area=area,
+        name="publish",
+        state=State.DENIED,
+        seen=f"{there} cannot be written by this user, or is no directory",
+        follows="What passes its gates is not published.",
+        advice=f"Give this user the right to write there, or correct registries.{name}.path.",
+    )

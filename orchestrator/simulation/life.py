@@ -17,7 +17,7 @@ from orchestrator.placement import place, pools_of
 from orchestrator.planning import build_plan
 from orchestrator.ports import AttemptEnded
 from orchestrator.retry import POLICY
-from orchestrator.scheduling import Progress, Start, UnitState, begin, next_wake
+from orchestrator.scheduling import ENDED, Progress, Start, UnitState, begin, next_wake
 from orchestrator.simulation.cluster import STOPPED, Connection
 from orchestrator.simulation.store import Crashed, View
 from orchestrator.worker import ShardOrder
@@ -94,6 +94,8 @@ class Life:
                 self.controller.round(progress)
             more = bool(self.backend.ended)
         if progress.is_over:
+            ended = progress.stop is not None or all(state in ENDED for state in progress.states.values())
+            self.night.hold(ended, f"{self.name} ends, and units are left that nobody waits for")
             self.night.bury(self, "over")
             return
         self.alarms += 1

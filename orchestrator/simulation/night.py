@@ -72,6 +72,10 @@ class Told:
     computed: int
     results: int
     quarantined: int
+    left: int
+    """Units that the weather's runs left to the calm one."""
+    befell: Mapping[str, int]
+    """How often each strike and each fate came about."""
     seconds: float
     """Virtual ones."""
     lines: tuple[str, ...]
@@ -92,6 +96,7 @@ class Night:
     lives: list[Life] = field(default_factory=list)
     tries: Counter[str] = field(default_factory=Counter)
     """How often each unit was computed, or began to be."""
+    befell: Counter[str] = field(default_factory=Counter)
     sites: list[Site] = field(default_factory=list)
     is_calm: bool = False
     pauses: int = 0
@@ -127,10 +132,10 @@ class Night:
             self.is_calm = True
             for node in self.cluster.nodes:
                 self.cluster.repair(node)
-            before = self.timeline.at
+            before = len(completed(self.store))
             self._live("calm", 1)
             self._until_nothing_moves()
-            self._check_end(before)
+            self._check_end()
         return Told(
             digest=self.trace.hexdigest(),
             sites=tuple(self.sites),
@@ -139,6 +144,8 @@ class Night:
             computed=self.tries.total(),
             results=len(completed(self.store)),
             quarantined=len(list_units(self.store)),
+            left=len(completed(self.store)) - before,
+            befell=dict(self.befell),
             seconds=self.timeline.at,
             lines=tuple(self.lines),
         )
@@ -162,6 +169,10 @@ class Night:
     def fate_of(self, attempt: Attempt) -> Fate | None:
         """What is to befall an attempt."""
         return None if self.is_calm else self.scene.weather.fate(attempt.number - 1)
+
+    def count(self, evil: Strike | Fate) -> None:
+        """Notes that it came about."""
+        self.befell[f"{type(evil).__name__.lower()}: {evil}"] += 1
 
     def may_blame(self, attempt: Attempt, kind: FailureClass) -> bool:
         """Whether weather may look like the units' own fault once more without getting one of them quarantined."""
@@ -217,6 +228,8 @@ class Night:
             self.sites.append(site)
         if strike is Strike.PAUSE and self.pauses >= DEEPEST_PAUSE:
             strike = None
+        if strike is not None:
+            self.count(strike)
         self.tell(f"{site.actor} {site.verb} {site.key}{f': {strike}' if strike else ''}")
         return strike
 
@@ -269,7 +282,7 @@ class Night:
         scene = self.scene
         return build_plan(scene.fleet, scene.catalog, completed(self.store), scene.data, {})
 
-    def _check_end(self, calm_at: float) -> None:
+    def _check_end(self) -> None:
         """All that can be done is done; what cannot be is quarantined, and nobody else."""
         hopeless: set[str] = set()
         guilty: set[str] = set()
@@ -288,7 +301,11 @@ class Night:
         for life in self.lives:
             self.hold(bool(life.end), f"{life.name} has no end")
             for key in guilty:
-                self.hold(life.deaths[key] <= SOLO_TRIES, f"{key} died alone {life.deaths[key]} times")
+                counts = life.progress.failures.get(key, Counter()) if life.progress else Counter()
+                most = (
+                    SOLO_TRIES + counts[FailureClass.TIMEOUT]
+                )  # who dies after its deadline is not blamed for that
+                self.hold(life.deaths[key] <= most, f"{key} died alone {life.deaths[key]} times")
         for node in self.cluster.nodes:
             self.hold(not node.attempts, f"{node.name} still runs something")
         left = build_plan(

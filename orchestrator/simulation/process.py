@@ -57,6 +57,8 @@ class Process:
         self.fate = night.fate_of(self.attempt)
         if self.fate in BLAMES and not night.may_blame(self.attempt, BLAMES[self.fate]):
             self.fate = None
+        if self.fate is not None:
+            night.count(self.fate)
         moment = self.rng.random() * max(1.0, shard.predicted_seconds)
         if self.fate in ENDS or self.fate in (Fate.ZOMBIE, Fate.SILENT):
             night.timeline.after(moment, self._meet_fate)

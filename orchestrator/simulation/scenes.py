@@ -47,7 +47,7 @@ POOLS = (
     "pools: {cpu: {cpus: 2}, gpu: {gpus: 2, cpus: 2}}",
     "pools: {cpu: {cpus: 3}, gpu: {gpus: 1, cpus: 4, memory: 40GiB}, spot: {cpus: 1}}",
 )
-RECIPES = ((WHOLE,), (QUICK,), (ANALYSIS,), (WHOLE, QUICK), (QUICK, ANALYSIS), (ANALYSIS, WHOLE))
+RECIPES = ((WHOLE,), (QUICK,), (QUICK,), (ANALYSIS,), (ANALYSIS,), (QUICK, ANALYSIS), (ANALYSIS, WHOLE))
 SIZES = (10**5, 10**7, 10**9)  # bytes
 
 

@@ -179,7 +179,9 @@ class View:
 
     def download(self, key: str, path: Path) -> None:
         """Reads into a new file."""
-        self._effect("download", key, lambda: self.store.download(key, path))
+        strike, _ = self._effect("download", key, lambda: self.store.download(key, path))
+        if strike is Strike.GARBLED:
+            path.write_bytes(path.read_bytes()[:-1])
 
     def _effect(self, verb: str, key: str, apply: Callable[[], Answer]) -> tuple[Strike | None, Answer]:
         strike = self.strikes(Site(self.actor, verb, key))

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -82,6 +83,7 @@ def test_a_fate_that_meets_every_other_attempt_is_survived(fate):
     fates = dict.fromkeys(range(0, 40, 2), fate)
     told = play(still_scene(models=2, recipes=(WHOLE, QUICK), weather=Script(fates=fates)))
     assert told.results == 2 * (6 + 1)
+    assert told.left == 0, "the run itself brought everything to its end"
 
 
 @pytest.mark.parametrize("strike", list(Strike))
@@ -97,7 +99,7 @@ def test_half_of_the_nodes_go_at_once_and_do_not_come_back():
     losses = [Loss(0.3, node, 1e6) for node in (0, 2)]
     told = play(still_scene(models=3, recipes=(WHOLE,), pools=POOLS[2], weather=Script(losses=losses)))
     assert told.results == 3 * 6
-    assert told.lives == 2, "the run goes on with the rest"
+    assert (told.lives, told.left) == (2, 0), "the run goes on with the rest"
 
 
 def test_without_any_node_the_run_ends_and_the_next_one_goes_on():
@@ -168,6 +170,14 @@ def test_the_same_seed_is_the_same_night_in_another_process():
     ]
     assert traces[0].stdout == traces[1].stdout
     assert play(random_scene(12)).digest in traces[0].stdout
+
+
+def test_random_weather_knows_every_evil():
+    befell = Counter()
+    for seed in range(150):
+        befell.update(play(random_scene(seed)).befell)
+    wanted = {f"strike: {strike}" for strike in Strike} | {f"fate: {fate}" for fate in Fate}
+    assert {evil for evil, count in befell.items() if count >= 3} == wanted
 
 
 def test_two_seeds_are_two_nights():

@@ -129,6 +129,13 @@ def _write_all(state: _Fold) -> None:
 
 def _write(table: BatchTable, rows: pa.Table, batch: Batch) -> None:
     """One batch into one table, unless it is there; after a conflict the table is looked at again."""
+    try:
+        _write_unless_there(table, rows, batch)
+    except Conflict as conflict:
+        raise conflict.error from conflict
+
+
+def _write_unless_there(table: BatchTable, rows: pa.Table, batch: Batch) -> None:
     for attempt in Retrying(
         retry=retry_if_exception_type(Conflict),
         stop=stop_after_attempt(_CONFLICTS),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Literal, Protocol, runtime_checkable
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from tenacity import RetryCallState, Retrying, wait_random_exponential
 
 from orchestrator.errors import NotPermitted, PrunefleetError, StoreError, Unreachable
 from orchestrator.ports import ObjectStore
@@ -16,16 +17,25 @@ from orchestrator.ports import ObjectStore
 APPLICATION = "prunefleet"
 """The name under which each table remembers the last batch that it holds."""
 
+Read = TypeVar("Read")
+
+_READINGS = 6
+"""How often a table is read that cannot be; deltalake itself repeats what the server refuses, and no torn answer."""
+_READINGS_OF_BROKEN = 3
 _DENIED = (
     "permission denied",
     "accessdenied",
     "forbidden",
+    "privileges",
+    "expiredtoken",
     "read-only file system",
     "invalidaccesskey",
     "signature",
 )
 _SILENT = ("error sending request", "connection refused", "timed out", "dns error")
 _SHORTEST_SECRET = 4
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_LONGEST = 300
 
 
 @runtime_checkable
@@ -41,7 +51,11 @@ class BrokenTable(StoreError):
 
 
 class Conflict(Exception):
-    """Another writer was first; what the table now holds must be looked at again."""
+    """Another writer was first, or our own commit is in doubt: what the table now holds must be looked at again."""
+
+    def __init__(self, error: PrunefleetError):
+        super().__init__(str(error))
+        self.error = error
 
 
 class BatchTable:
@@ -50,23 +64,20 @@ class BatchTable:
     def __init__(self, store: ObjectStore, name: str, schema: pa.Schema):
         self._uri, self._options = _home(store, name)
         self._where = f"tables/{name} in {store.url}"
-        with self._explained():
-            try:
-                self._table = DeltaTable(self._uri, storage_options=self._options)
-            except TableNotFoundError:
-                self._table = self._made(schema)
+        self._table = self._read(lambda: self._opened(schema))
 
     @property
     def last_batch(self) -> int:
         """The number of the last batch that this view of the table holds; 0 if none."""
-        return self._table.transaction_version(APPLICATION) or 0
+        return self._read(lambda: self._table.transaction_version(APPLICATION)) or 0
 
     def write(self, rows: pa.Table, number: int, *, is_first: bool) -> None:
         """Appends a batch and its number in one commit; the first of a generation takes the place of all rows.
 
-        Errors: Conflict, if another batch was committed since this view was taken; StoreError.
+        Errors: Conflict, if another batch was committed since this view was taken, or it is not known whether this one
+        was; NotPermitted; BrokenTable.
         """
-        with self._explained():
+        try:
             write_deltalake(
                 self._table,
                 rows,
@@ -74,16 +85,28 @@ class BatchTable:
                 schema_mode=self._schema_mode(rows, is_first=is_first),
                 commit_properties=CommitProperties(app_transactions=[Transaction(APPLICATION, number)]),
             )
+        except CommitFailedError as error:
+            told = StoreError(f"{self._where}: other writers were first every time; try again")
+            raise Conflict(told) from error
+        except (DeltaError, OSError) as error:
+            explained = self._explained(error)
+            is_in_doubt = _is_remote(error) and not isinstance(explained, NotPermitted)
+            raise (Conflict(explained) if is_in_doubt else explained) from error
 
     def refresh(self) -> None:
         """Takes a new view of the table."""
-        with self._explained():
-            self._table.update_incremental()
+        self._read(self._table.update_incremental)
+
+    def _opened(self, schema: pa.Schema) -> DeltaTable:
+        try:
+            return DeltaTable(self._uri, storage_options=self._options)
+        except TableNotFoundError:
+            return self._made(schema)
 
     def _made(self, schema: pa.Schema) -> DeltaTable:
         try:
             return DeltaTable.create(self._uri, schema, mode="ignore", storage_options=self._options)
-        except DeltaError:  # another made it first, or it cannot be made: opening tells
+        except (DeltaError, OSError):  # another made it first, or it cannot be made: opening tells
             return DeltaTable(self._uri, storage_options=self._options)
 
     def _schema_mode(self, rows: pa.Table, *, is_first: bool) -> Literal["merge", "overwrite"] | None:
@@ -92,25 +115,47 @@ class BatchTable:
             return None
         return "overwrite" if is_first else "merge"
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except CommitFailedError as error:
-            raise Conflict(str(error)) from error
-        except (DeltaError, OSError) as error:
-            raise _explain(error, self._where, self._options) from error
+    def _read(self, act: Callable[[], Read]) -> Read:
+        return _patiently(act, self._explained)
+
+    def _explained(self, error: Exception) -> PrunefleetError:
+        return _explain(error, self._where, self._options)
 
 
 def read_table(store: ObjectStore, name: str) -> Any:
     """The table as a pyarrow data set, or None if it was never made. Errors: StoreError; NotPermitted; Unreachable."""
     uri, options = _home(store, name)
-    try:
-        return DeltaTable(uri, storage_options=options).to_pyarrow_dataset()
-    except TableNotFoundError:
-        return None
-    except (DeltaError, OSError) as error:
-        raise _explain(error, f"tables/{name} in {store.url}", options) from error
+
+    def opened() -> Any:
+        try:
+            return DeltaTable(uri, storage_options=options).to_pyarrow_dataset()
+        except TableNotFoundError:
+            return None
+
+    return _patiently(opened, lambda error: _explain(error, f"tables/{name} in {store.url}", options))
+
+
+def _patiently(act: Callable[[], Read], explained: Callable[[Exception], PrunefleetError]) -> Read:
+    """What the reading gives; repeated where it fails, for an answer may have been cut or changed on its way."""
+
+    def read() -> Read:
+        try:
+            return act()
+        except (DeltaError, OSError) as error:
+            raise explained(error) from error
+
+    return Retrying(
+        retry=_may_pass,
+        stop=lambda _: False,
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        reraise=True,
+    )(read)
+
+
+def _may_pass(state: RetryCallState) -> bool:
+    error = state.outcome.exception() if state.outcome else None
+    readings = _READINGS_OF_BROKEN if isinstance(error, BrokenTable) else _READINGS
+    return isinstance(error, StoreError) and state.attempt_number < readings
 
 
 def _home(store: ObjectStore, name: str) -> tuple[str, dict[str, str]]:
@@ -120,14 +165,21 @@ def _home(store: ObjectStore, name: str) -> tuple[str, dict[str, str]]:
 
 
 def _explain(error: Exception, where: str, options: Mapping[str, str]) -> PrunefleetError:
-    said = " ".join(str(error).split())
+    said = " ".join(_COLOURS.sub("", str(error)).split())
     for name, value in options.items():
         if name.startswith("aws_") and ("key" in name or "token" in name) and len(value) >= _SHORTEST_SECRET:
             said = said.replace(value, "***")
-    said = f"{where}: {said[:300]}"
+    shown = "".join(character if character.isprintable() else " " for character in said)[:_LONGEST]
     if any(word in said.lower() for word in _DENIED):
-        return NotPermitted(f"{said}; check who may write and read there")
+        return NotPermitted(f"{where}: {shown}; check who may write and read there, and until when")
     if any(word in said.lower() for word in _SILENT):
-        return Unreachable(f"{said}; check the endpoint and the network")
-    is_broken = isinstance(error, DeltaError) and "generic s3 error" not in said.lower()
-    return (BrokenTable if is_broken else StoreError)(f"{said}; the tables can be rebuilt from the results")
+        return Unreachable(f"{where}: {shown}; check the endpoint and the network")
+    is_broken = isinstance(error, DeltaError) and not _is_remote(error)
+    return (BrokenTable if is_broken else StoreError)(
+        f"{where}: {shown}; the tables can be rebuilt from the results"
+    )
+
+
+def _is_remote(error: Exception) -> bool:
+    """Whether the server failed and not the table, so that nothing is known of what was asked of it."""
+    return "generic s3 error" in str(error).lower()

@@ -14,7 +14,7 @@ from tenacity import (
 )
 
 _TRIES = 8  # the pauses between them add up to at most 12 s
-_LONGEST_DOUBT = 180.0  # seconds after which no further try is made
+_LONGEST_DOUBT = 60.0  # seconds after which no further try is made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,27 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from boto3.s3.transfer import TransferConfig
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    FlexibleChecksumError,
-    IncompleteReadError,
-    ResponseStreamingError,
-)
-from tenacity import (
-    retry,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_random_exponential,
-)
+from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from orchestrator.errors import Damaged, NotFound, SpecError, StoreError, Unreachable
 from orchestrator.ports import Stat
@@ -40,18 +30,29 @@ from orchestrator.stores.keys import (
     problem_of,
 )
 from orchestrator.stores.s3_connection import connect, delta_options
-from orchestrator.stores.s3_errors import explain, is_conflict, is_refused, is_unknown
+from orchestrator.stores.s3_errors import (
+    UNREADABLE,
+    explain,
+    is_conflict,
+    is_gone_upload,
+    is_refused,
+    is_torn,
+    is_unknown,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 DIGEST = "prunefleet-sha256"
 """The object metadata that carries the SHA-256 of the content."""
 WRITER = "prunefleet-writer"
 """The object metadata that tells one conditional write from every other, so that it can be known again."""
 
-_TORN = (Damaged, FlexibleChecksumError, IncompleteReadError, ResponseStreamingError)
-"""What a second reading may cure."""
+Asked = TypeVar("Asked")
+
+_READINGS = 3
+"""How often an answer is asked for that arrives cut or changed."""
 _TRANSFER = TransferConfig(
     multipart_threshold=16 << 20,
     multipart_chunksize=8 << 20,
@@ -93,14 +94,16 @@ class S3Store:
 
     def get(self, key: str) -> bytes:
         """The whole object, checked against the digest that it carries."""
-        with self._explained("read", key):
-            return self._fetch(key).data
+        return self._asked("read", key, lambda: self._fetch(key)).data
 
     def put(self, key: str, data: bytes) -> None:
         """Writes or overwrites, atomically for readers."""
-        name = self._name(key)
-        with self._explained("write", key):
-            self._client().put_object(Bucket=self._bucket, Key=name, Body=data, Metadata=_digest_of(data))
+        name, metadata = self._name(key), _digest_of(data)
+        self._asked(
+            "write",
+            key,
+            lambda: self._client().put_object(Bucket=self._bucket, Key=name, Body=data, Metadata=metadata),
+        )
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Creates with `If-None-Match: *`; what is unknown after that is read back."""
@@ -116,10 +119,8 @@ class S3Store:
 
     def stat(self, key: str) -> Stat | None:
         """The object's size and etag, or None."""
-        name = self._name(key)
         try:
-            with self._explained("look up", key):
-                head = self._client().head_object(Bucket=self._bucket, Key=name)
+            head = self._asked("look up", key, lambda: self._head(key))
         except NotFound:
             return None
         return Stat(
@@ -131,42 +132,50 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[Stat]:
         """Every object whose key starts with `prefix`, in key order, without etags, 1,000 at a request."""
-        pages = self._client().get_paginator("list_objects_v2")
-        wanted = self._prefix + check_prefix(prefix)
-        with self._explained("list", prefix):
-            for page in pages.paginate(Bucket=self._bucket, Prefix=wanted):
-                for found in page.get("Contents", ()):
-                    key = found["Key"].removeprefix(self._prefix)
-                    if not problem_of(key):
-                        modified = found["LastModified"].timestamp()
-                        yield Stat(key=key, bytes=found["Size"], etag="", modified=modified)
+        place: Mapping[str, Any] | None = {}
+        while place is not None:
+            page, place = self._asked("list", prefix, partial(self._page, prefix, place))
+            yield from page
 
     def delete(self, key: str) -> None:
         """Removes the object; no error if it is not there."""
         name = self._name(key)
-        with self._explained("delete", key):
-            self._client().delete_object(Bucket=self._bucket, Key=name)
+        self._asked("delete", key, lambda: self._client().delete_object(Bucket=self._bucket, Key=name))
 
     def upload(self, path: Path, key: str) -> None:
         """Writes a file of any size, in parts where it is large."""
         name = self._name(key)
         with self._explained(f"upload {path} to", key), path.open("rb") as file:
-            metadata = {DIGEST: hashlib.file_digest(file, "sha256").hexdigest()}
-            file.seek(0)
-            self._client().upload_fileobj(
-                file, self._bucket, name, ExtraArgs={"Metadata": metadata}, Config=_TRANSFER
-            )
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+
+            def send() -> None:
+                file.seek(0)
+                extra = {"Metadata": {DIGEST: digest}}
+                try:
+                    self._client().upload_fileobj(file, self._bucket, name, ExtraArgs=extra, Config=_TRANSFER)
+                except ClientError as error:  # an upload that is gone may be complete: its answer was lost
+                    if not is_gone_upload(error) or self._digest_there(key) != digest:
+                        raise
+
+            self._asked(f"upload {path} to", key, send)
 
     def download(self, key: str, path: Path) -> None:
         """Reads into a file of any size, which appears when it is whole and has its digest."""
         name = self._name(key)
         aside = path.with_name(f"{RESERVED}{uuid.uuid4().hex}")
+        action = f"download to {path}"
         try:
-            with self._explained(f"download to {path}", key), aside.open("x+b") as file:
-                head = self._client().head_object(Bucket=self._bucket, Key=name)
-                self._client().download_fileobj(self._bucket, name, file, Config=_TRANSFER)
-                file.seek(0)
-                self._check(key, hashlib.file_digest(file, "sha256").hexdigest(), head.get("Metadata", {}))
+            with self._explained(action, key), aside.open("x+b") as file:
+
+                def receive() -> None:
+                    file.seek(0)
+                    file.truncate()
+                    expected = self._head(key).get("Metadata", {})
+                    self._client().download_fileobj(self._bucket, name, file, Config=_TRANSFER)
+                    file.seek(0)
+                    self._check(key, hashlib.file_digest(file, "sha256").hexdigest(), expected)
+
+                self._asked(action, key, receive)
                 os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
@@ -227,8 +236,7 @@ class S3Store:
     def _read_back(self, key: str, data: bytes, mark: str) -> tuple[bool, str | None]:
         """Whether what is there now is our write, and its etag; None if nothing is there."""
         try:
-            with self._explained("read back", key):
-                found = self._fetch(key)
+            found = self._asked("read back", key, lambda: self._fetch(key))
         except NotFound:
             return False, None
         except Damaged:
@@ -238,17 +246,37 @@ class S3Store:
         is_ours = found.metadata[WRITER] == mark if WRITER in found.metadata else found.data == data
         return is_ours, found.etag
 
-    @retry(
-        retry=retry_if_exception_type(_TORN),
-        stop=stop_after_attempt(3),
-        wait=wait_random_exponential(multiplier=0.05, max=1),
-        reraise=True,
-    )
     def _fetch(self, key: str) -> _Found:
         answer = self._client().get_object(Bucket=self._bucket, Key=self._name(key))
         data, metadata = answer["Body"].read(), answer.get("Metadata", {})
         self._check(key, hashlib.sha256(data).hexdigest(), metadata)
         return _Found(data, metadata, answer["ETag"].strip('"'))
+
+    def _head(self, key: str) -> HeadObjectOutputTypeDef:
+        return self._client().head_object(Bucket=self._bucket, Key=self._name(key))
+
+    def _digest_there(self, key: str) -> str | None:
+        """The digest of the object that is there, as it was written with it."""
+        try:
+            return self._head(key).get("Metadata", {}).get(DIGEST)
+        except ClientError as error:
+            if isinstance(explain(error, "look up"), NotFound):
+                return None
+            raise
+
+    def _page(self, prefix: str, place: Mapping[str, Any]) -> tuple[Sequence[Stat], Mapping[str, Any] | None]:
+        """Up to 1,000 keys from this place on, and the place of the next ones; None if these are the last."""
+        wanted = self._prefix + check_prefix(prefix)
+        page = self._client().list_objects_v2(Bucket=self._bucket, Prefix=wanted, **place)
+        found = []
+        for item in page.get("Contents", ()):
+            if not item["Key"].startswith(wanted):
+                raise ValueError(f"{item['Key'][:200]!r} does not begin with the prefix that was asked for")
+            key = item["Key"].removeprefix(self._prefix)
+            if not problem_of(key):
+                modified = item["LastModified"].timestamp()
+                found.append(Stat(key=key, bytes=item["Size"], etag="", modified=modified))
+        return found, {"ContinuationToken": page["NextContinuationToken"]} if page["IsTruncated"] else None
 
     def _name(self, key: str) -> str:
         name = self._prefix + check_key(key)
@@ -273,6 +301,16 @@ class S3Store:
                 self._made = (os.getpid(), connect(self._spec))
         return self._made[1]
 
+    def _asked(self, action: str, key: str, ask: Callable[[], Asked]) -> Asked:
+        """What the server answers; asked again where the answer is cut or changed, its errors explained."""
+        with self._explained(action, key):
+            return Retrying(
+                retry=retry_if_exception(is_torn),
+                stop=stop_after_attempt(_READINGS),
+                wait=wait_random_exponential(multiplier=0.05, max=1),
+                reraise=True,
+            )(ask)
+
     @contextmanager
     def _explained(self, action: str, key: str) -> Iterator[None]:
         try:
@@ -281,7 +319,7 @@ class S3Store:
             raise Damaged(
                 f"{key} in {self.url} is damaged: its bytes do not match the server's checksum"
             ) from error
-        except (ClientError, BotoCoreError) as error:
+        except (ClientError, BotoCoreError, *UNREADABLE) as error:
             raise explain(error, f"{action} {key} in {self.url}") from error
         except OSError as error:
             file = f" ({error.filename})" if error.filename else ""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal
+import random
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
 
 from orchestrator.spec import StoreSpec
+from orchestrator.stores.s3_repeats import pause_before_repeat
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -18,7 +20,7 @@ _CONNECTIONS = 32
 
 
 def connect(spec: StoreSpec) -> S3Client:
-    """A client with boto3's own credential chain, bounded retries and timeouts; sends nothing."""
+    """A client with boto3's own credential chain, our own repetition, and timeouts; sends nothing."""
     endpoint = _endpoint(spec)
     checksums: Literal["when_supported", "when_required"] = "when_required"
     if endpoint is None or _is_aws(endpoint):
@@ -28,13 +30,16 @@ def connect(spec: StoreSpec) -> S3Client:
         connect_timeout=5,
         read_timeout=60,
         max_pool_connections=_CONNECTIONS,
-        retries={"mode": "standard", "total_max_attempts": 4},
+        retries={"mode": "standard", "total_max_attempts": 1},
         request_checksum_calculation=checksums,
         response_checksum_validation=checksums,
         s3={"addressing_style": "path" if _is_path_style(spec) else "auto"},
     )
     region = spec.region or session.region_name or ("us-east-1" if endpoint else None)
-    return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+    client = session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+    hooks: Any = client.meta.events  # typed as if no hook answered anything
+    hooks.register("needs-retry.s3", _pause)
+    return client
 
 
 def delta_options(spec: StoreSpec, client: S3Client) -> dict[str, str]:
@@ -52,6 +57,18 @@ def delta_options(spec: StoreSpec, client: S3Client) -> dict[str, str]:
         if frozen.token:
             options["aws_session_token"] = frozen.token
     return options
+
+
+def _pause(attempts: int, response: Any, caught_exception: Exception | None, **_: Any) -> float | None:
+    """What boto3 asks after every answer (HTTP response and parsed body) or error: None, or seconds to the next try."""
+    status, parsed = (response[0].status_code, response[1]) if response is not None else (0, {})
+    return pause_before_repeat(
+        attempts,
+        status=status,
+        code=str(parsed.get("Error", {}).get("Code", "")),
+        error=caught_exception,
+        chance=random.random(),
+    )
 
 
 def _endpoint(spec: StoreSpec) -> str | None:

@@ -8,18 +8,31 @@ from botocore.exceptions import (
     ClientError,
     ConnectionError,
     CredentialRetrievalError,
+    FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
     NoAuthTokenError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
+    ResponseStreamingError,
     SSOError,
     TokenRetrievalError,
     UnauthorizedSSOTokenError,
 )
+from botocore.parsers import ResponseParserError
+from s3transfer.exceptions import RetriesExceededError
 
-from orchestrator.errors import NotFound, NotPermitted, NotSupported, PrunefleetError, StoreError, Unreachable
+from orchestrator.errors import (
+    Damaged,
+    NotFound,
+    NotPermitted,
+    NotSupported,
+    PrunefleetError,
+    StoreError,
+    Unreachable,
+)
+from orchestrator.stores.s3_repeats import CHANGED_ON_THE_WAY
 
 _NO_CREDENTIALS = (
     NoCredentialsError,
@@ -35,6 +48,10 @@ _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRef
 _DENIED = {"InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "InvalidSecurity"}
 _LONGEST = 200
 
+UNREADABLE = (ResponseParserError, RetriesExceededError, ValueError, KeyError)
+"""What boto3 raises over an answer that is cut or changed, besides its own errors."""
+_TORN = (Damaged, FlexibleChecksumError, IncompleteReadError, ResponseStreamingError, *UNREADABLE)
+
 
 def explain(error: Exception, action: str) -> PrunefleetError:
     """The error to raise when `action` failed so: what happened and what to do."""
@@ -47,12 +64,17 @@ def explain(error: Exception, action: str) -> PrunefleetError:
             f"cannot {action}: no usable credentials ({type(error).__name__}); set AWS_PROFILE, or AWS_ACCESS_KEY_ID "
             "and AWS_SECRET_ACCESS_KEY, or give the machine a role"
         )
-    if isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError):
+    if isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError | RetriesExceededError):
         return Unreachable(
             f"cannot {action}: the server{_endpoint(error)} does not answer ({type(error).__name__}); "
             "check the endpoint and the network"
         )
-    return StoreError(f"cannot {action}: {type(error).__name__}: {_shown(str(error))}")
+    said = f"cannot {action}: {type(error).__name__}: {_shown(str(error))}"
+    if isinstance(error, UNREADABLE):
+        return StoreError(
+            f"{said}; the server's answer cannot be read: check what lies between here and there"
+        )
+    return StoreError(said)
 
 
 def _endpoint(error: Exception) -> str:
@@ -71,6 +93,16 @@ def is_conflict(error: Exception) -> bool:
     return _status(error) == 409
 
 
+def is_torn(error: BaseException) -> bool:
+    """The answer arrived cut or changed, or is about an upload that has vanished: asking again may cure it."""
+    return isinstance(error, _TORN) or is_gone_upload(error)
+
+
+def is_gone_upload(error: BaseException) -> bool:
+    """The upload in parts is not there: it was completed by a request whose answer was lost, or swept away."""
+    return _code(error) == "NoSuchUpload"
+
+
 def is_unknown(error: Exception) -> bool:
     """The write may or may not have taken place."""
     if isinstance(error, HTTPClientError | IncompleteReadError):
@@ -81,12 +113,20 @@ def is_unknown(error: Exception) -> bool:
 def _explain_answer(error: ClientError, action: str) -> PrunefleetError:
     code, status = _code(error), _status(error)
     said = f"cannot {action}: {code or status}: {_shown(error.response.get('Error', {}).get('Message') or 'no message')}"
+    if code in CHANGED_ON_THE_WAY:
+        return StoreError(f"{said}; the bytes arrive changed: check what lies between here and the server")
+    if code == "NoSuchUpload":
+        return StoreError(f"{said}; the upload in parts has vanished: try again")
     if code == "NoSuchBucket":
         return StoreError(f"{said}; create the bucket, or correct the store's url")
     if status == 404 or code == "NoSuchKey":
         return NotFound(f"there is nothing to {action}")
     if code in _EXPIRED:
         return NotPermitted(f"{said}; the credentials have expired: renew them and start again")
+    if (status, code) == (400, "400"):  # to a HEAD, which has no body that could say more
+        return NotPermitted(
+            f"{said}; most often the credentials have expired, or the region is not the bucket's"
+        )
     if code == "RequestTimeTooSkewed":
         return NotPermitted(f"{said}; set this machine's clock")
     if status in (401, 403) or code in _DENIED:
@@ -103,7 +143,7 @@ def _explain_answer(error: ClientError, action: str) -> PrunefleetError:
     return StoreError(said)
 
 
-def _code(error: Exception) -> str:
+def _code(error: BaseException) -> str:
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 

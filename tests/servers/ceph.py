@@ -58,7 +58,7 @@ osd pool default min size = 1
 osd pool default pg num = 4
 osd pool default pgp num = 4
 osd pool default pg autoscale mode = off
-rgw frontends = beast endpoint=127.0.0.1:{gateway_port}
+rgw frontends = beast endpoint=127.0.0.1:{gateway_port} tcp_nodelay=1
 rgw rados pool pg num min = 4
 rgw enable usage log = false
 rgw run sync thread = false

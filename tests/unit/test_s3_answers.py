@@ -6,9 +6,26 @@ import pickle
 
 import botocore.exceptions as boto
 import pytest
+from botocore.parsers import ResponseParserError
+from s3transfer.exceptions import RetriesExceededError
 
-from orchestrator.errors import NotFound, NotPermitted, NotSupported, PrunefleetError, StoreError, Unreachable
-from orchestrator.stores.s3_errors import explain, is_conflict, is_refused, is_unknown
+from orchestrator.errors import (
+    Damaged,
+    NotFound,
+    NotPermitted,
+    NotSupported,
+    PrunefleetError,
+    StoreError,
+    Unreachable,
+)
+from orchestrator.stores.s3_errors import (
+    explain,
+    is_conflict,
+    is_gone_upload,
+    is_refused,
+    is_torn,
+    is_unknown,
+)
 
 NO_CREDENTIALS = (
     boto.NoCredentialsError(),
@@ -117,3 +134,48 @@ def test_412_409_and_silence_are_three_different_things() -> None:
         assert not is_conflict(error)
     for error in (refused, conflict, answer(403, "AccessDenied"), answer(501, "NotImplemented"), SILENCE[0]):
         assert not is_unknown(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Damaged("a key is damaged"),
+        boto.IncompleteReadError(actual_bytes=1, expected_bytes=2),
+        boto.ResponseStreamingError(error="reset"),
+        ResponseParserError("invalid XML"),
+        RetriesExceededError(ConnectionResetError()),
+        KeyError("UploadId"),
+        ValueError("Invalid timestamp"),
+        answer(404, "NoSuchUpload"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_arrives_cut_or_changed_is_asked_for_again_and_told_as_ours(error: Exception) -> None:
+    assert is_torn(error)
+    assert isinstance(explain(error, "read key"), StoreError | Unreachable)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [answer(404, "NoSuchKey"), answer(403, "AccessDenied"), answer(412, "PreconditionFailed"), NotFound("x")],
+    ids=str,
+)
+def test_what_arrives_whole_is_not_asked_for_again(error: Exception) -> None:
+    assert not is_torn(error)
+
+
+def test_a_vanished_upload_is_no_missing_object() -> None:
+    assert is_gone_upload(answer(404, "NoSuchUpload"))
+    assert not is_gone_upload(answer(404, "NoSuchKey"))
+    assert not isinstance(explain(answer(404, "NoSuchUpload"), "upload file"), NotFound)
+
+
+def test_bytes_that_arrive_changed_are_told_as_such() -> None:
+    assert "arrive changed" in str(explain(answer(400, "XAmzContentSHA256Mismatch"), "write key"))
+
+
+def test_a_bare_400_to_a_look_up_is_about_credentials() -> None:
+    """A HEAD has no body: this is all that AWS says where a token has expired."""
+    told = explain(answer(400, "400", "Bad Request"), "look up key")
+    assert isinstance(told, NotPermitted)
+    assert "expired" in str(told)

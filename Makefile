@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV_SETTINGS := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)")
+# Where Python is told not to keep bytecode, every process would compile torch and transformers anew.
+COMPILE := $(if $(PYTHONDONTWRITEBYTECODE),-env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1)
 DEBIAN_PACKAGES := radosgw ceph-mon ceph-osd prometheus chromium
 DEBIAN_COMMANDS := radosgw ceph-mon ceph-osd prometheus chromium
 DEMO := demo
@@ -16,6 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(UV_SETTINGS) $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[zoo,test]'
+	$(COMPILE)
 	touch $(STAMP)
 
 # What the tests need from Debian; without root or Debian those tests are skipped with their reason.

@@ -16,6 +16,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.commands import care
 from orchestrator.commands.console import AsJson, FleetFile, StoreOption, open_store, out, print_json, talk
 from orchestrator.errors import PrunefleetError
 
@@ -221,6 +222,10 @@ def schema() -> None:
     sys.stdout.write(json_schema())
 
 
+for command in (care.doctor, care.verify, care.gc):
+    app.command()(command)
+
+
 def _survey(fleet: Path, *, retry_quarantined: bool = False) -> Survey:
     from orchestrator.survey import read_fleet, survey
 
@@ -243,6 +248,10 @@ def _backend(name: str, address: str | None) -> Any:
         return local
     if name != "ray":
         raise UsageError(f"there is no backend {name!r}; known: ray, local")
+    if address:
+        from orchestrator.addresses import check_cluster
+
+        check_cluster(address, os.environ)
 
     def ray(pools: Any, body: Any) -> Any:
         from orchestrator.backends.ray_backend import connect

@@ -36,7 +36,7 @@ demo: $(STAMP)
 	  [ $$code = 0 ] || [ $$code = 3 ]
 
 test: $(STAMP) system
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -73,15 +73,25 @@ class Home:
             timeout=timeout,
         )
         if check is not None:
-            assert done.returncode == check, f"exit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
+            assert done.returncode == check, (
+                f"exit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
+            )
         return done
 
     def all_environment(self):
-        return {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "XDG_CACHE_HOME": str(self.root / "cache"), **self.environment}
+        return {
+            **os.environ,
+            "NO_COLOR": "1",
+            "COLUMNS": "200",
+            "XDG_CACHE_HOME": str(self.root / "cache"),
+            **self.environment,
+        }
 
     def run(self, *arguments, check=None, timeout=240):
         """`prunefleet run fleet.yaml` in child processes, and its summary as JSON."""
-        done = self.cli("run", "fleet.yaml", "--backend", "local", "--json", *arguments, check=check, timeout=timeout)
+        done = self.cli(
+            "run", "fleet.yaml", "--backend", "local", "--json", *arguments, check=check, timeout=timeout
+        )
         return json.loads(done.stdout)
 
     def plan(self):

@@ -12,8 +12,12 @@ pytestmark = pytest.mark.s3
 @pytest.fixture(scope="module")
 def night(ceph, make_home):
     bucket = ceph.make_bucket()
-    home = make_home(store="{" + f'url: "s3://{bucket}/a/prefix", endpoint: "{ceph.endpoint}", region: us-east-1' + "}")
-    home.environment.update({name: value for name, value in ceph.environment.items() if "ENDPOINT" not in name})
+    home = make_home(
+        store="{" + f'url: "s3://{bucket}/a/prefix", endpoint: "{ceph.endpoint}", region: us-east-1' + "}"
+    )
+    home.environment.update(
+        {name: value for name, value in ceph.environment.items() if "ENDPOINT" not in name}
+    )
     return home, home.run(check=3), ceph, bucket
 
 
@@ -23,7 +27,7 @@ def keys(ceph, bucket):
 
 
 def test_a_night_on_s3_ends_as_one_in_a_directory_does(night):
-    home, summary, ceph, bucket = night
+    _, summary, ceph, bucket = night
     assert summary["outcome"] == "blocked"
     assert summary["verdicts"] == {"pass": 2, "block": 1}
     results = [key for key in keys(ceph, bucket) if key.startswith("a/prefix/results/")]
@@ -63,7 +67,9 @@ def test_a_wrong_secret_is_not_permitted_and_says_so(night):
 
 
 def test_an_endpoint_that_is_not_there_is_unreachable(night, make_home):
-    home = make_home(models={"mlp/1": "mlp"}, store='{url: "s3://no-bucket/p", endpoint: "http://127.0.0.1:9"}')
+    home = make_home(
+        models={"mlp/1": "mlp"}, store='{url: "s3://no-bucket/p", endpoint: "http://127.0.0.1:9"}'
+    )
     home.environment.update(night[0].environment)
     done = home.cli("plan", "fleet.yaml", check=69)
     assert "127.0.0.1:9" in done.stderr

@@ -143,7 +143,9 @@ def test_a_new_version_is_all_that_the_next_night_works_on(make_home, parts):
 
 
 def test_broken_models_cost_only_themselves(make_home, parts):
-    home = make_home(models={"mlp/1": "mlp", "nan/1": "mlp", "cut/1": "mlp", "empty/1": "mlp", "odd/1": "mlp"})
+    home = make_home(
+        models={"mlp/1": "mlp", "nan/1": "mlp", "cut/1": "mlp", "empty/1": "mlp", "odd/1": "mlp"}
+    )
     zoo = home.root / "zoo"
     weights = load_file(zoo / "nan/1/model.safetensors")
     name = next(iter(weights))
@@ -153,7 +155,9 @@ def test_broken_models_cost_only_themselves(make_home, parts):
     (zoo / "cut/1/model.safetensors").write_bytes(whole[:-100])
     (zoo / "empty/1/model.safetensors").write_bytes(b"")
     config = json.loads((zoo / "odd/1/config.json").read_text())
-    (zoo / "odd/1/config.json").write_text(json.dumps({**config, "architectures": ["MLPForClassification"], "input_size": 7}))
+    (zoo / "odd/1/config.json").write_text(
+        json.dumps({**config, "architectures": ["MLPForClassification"], "input_size": 7})
+    )
     summary = home.run(check=4)
     assert summary["outcome"] == "incomplete"
     assert summary["verdicts"] == {"pass": 1}
@@ -162,7 +166,9 @@ def test_broken_models_cost_only_themselves(make_home, parts):
     assert set(failed) == {"nan", "odd"}
     assert name in failed["nan"]["error"]
     plan = home.plan()
-    impossible = {item["subject"]: item["reason"] for item in plan["impossible"] if item["subject"].startswith("zoo/")}
+    impossible = {
+        item["subject"]: item["reason"] for item in plan["impossible"] if item["subject"].startswith("zoo/")
+    }
     assert set(impossible) == {"zoo/cut@1", "zoo/empty@1"}
     assert all("model.safetensors" in reason for reason in impossible.values())
     again = home.run(check=4)

@@ -72,13 +72,28 @@ def test_pure_modules_touch_no_disk_clock_network_or_process(path):
     text = ast.get_docstring(ast.parse(path.read_text() or '"""Effects."""')) or ""
     if not text.startswith("Pure."):
         return
-    effects = {"os", "time", "socket", "subprocess", "shutil", "tempfile", "threading", "boto3", "ray", "requests"}
+    effects = {
+        "os",
+        "time",
+        "socket",
+        "subprocess",
+        "shutil",
+        "tempfile",
+        "threading",
+        "boto3",
+        "ray",
+        "requests",
+    }
     assert not roots(imports_of(path)) & effects
 
 
 @pytest.mark.parametrize("path", [*ORCHESTRATOR, *TASKS], ids=short)
 def test_no_name_is_called_after_nothing_in_particular(path):
-    names = {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    names = {
+        node.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef | ast.FunctionDef)
+    }
     vague = ("manager", "handler", "helper", "util")
     assert not [name for name in {*names, path.stem} if any(word in name.lower() for word in vague)]
 
@@ -96,11 +111,23 @@ def loaded_after(statement):
 
 
 def test_the_command_line_loads_neither_torch_nor_ray_nor_arrow():
-    assert not loaded_after("import orchestrator.cli") & {"torch", "ray", "pyarrow", "transformers", "boto3", "duckdb"}
+    assert not loaded_after("import orchestrator.cli") & {
+        "torch",
+        "ray",
+        "pyarrow",
+        "transformers",
+        "boto3",
+        "duckdb",
+    }
 
 
 def test_planning_loads_neither_torch_nor_ray_nor_arrow():
-    assert not loaded_after("import orchestrator.survey, orchestrator.planview") & {"torch", "ray", "pyarrow", "transformers"}
+    assert not loaded_after("import orchestrator.survey, orchestrator.planview") & {
+        "torch",
+        "ray",
+        "pyarrow",
+        "transformers",
+    }
 
 
 def test_the_contract_of_the_tasks_loads_no_torch():
@@ -118,6 +145,10 @@ def test_every_kind_of_finding_has_a_series_of_its_own():
     for path in [*ORCHESTRATOR, *TASKS]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding":
-                named |= {kw.value.value for kw in node.keywords if kw.arg == "kind" and isinstance(kw.value, ast.Constant)}
+                named |= {
+                    kw.value.value
+                    for kw in node.keywords
+                    if kw.arg == "kind" and isinstance(kw.value, ast.Constant)
+                }
     assert len(named) > 10
     assert named <= set(FINDING_KINDS)

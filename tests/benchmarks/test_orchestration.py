@@ -72,7 +72,9 @@ def bare_loop(seen, ray):
     for key in seen.plan.todo:
         unit = seen.plan.units[key]
         if unit.task is TaskName.JUDGE:
-            refs[key] = remote_judge.remote(unit.step.params, *(refs[need] for need in unit.needs), unit.step.seed)
+            refs[key] = remote_judge.remote(
+                unit.step.params, *(refs[need] for need in unit.needs), unit.step.seed
+            )
             continue
         inputs, model = {}, Path(unit.model.uri)
         if unit.task is TaskName.PRUNE and unit.needs:
@@ -111,7 +113,13 @@ def ray():
     assert ray_backend
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100 * 2**20,
+    )
     ray.cloudpickle.register_pickle_by_value(__import__("sys").modules[__name__])
     yield ray
     ray.shutdown()
@@ -161,6 +169,8 @@ def test_orchestration_keeps_most_of_a_bare_loops_throughput(ray, make_survey, t
     for _ in range(ROUNDS):
         pairs.append((bare_loop(make_survey(), ray), whole_run()))
     ratios = [bare / whole for bare, whole in pairs]
-    print(f"\nunits: {len(make_survey().plan.todo)}; bare and whole seconds: {[(round(a, 2), round(b, 2)) for a, b in pairs]}")
+    print(
+        f"\nunits: {len(make_survey().plan.todo)}; bare and whole seconds: {[(round(a, 2), round(b, 2)) for a, b in pairs]}"
+    )
     print(f"throughput of a whole run, as a share of the bare loop's: median {statistics.median(ratios):.3f}")
     assert statistics.median(ratios) >= 0.80

@@ -21,14 +21,30 @@ def cluster(tmp_path_factory):
     import ray
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20})
-    small = {"object_store_memory": 80 * 2**20}
-    made.add_node(num_cpus=2, labels={"prunefleet.io/pool": "cpu"}, **small)
-    made.add_node(num_cpus=2, num_gpus=2, labels={"prunefleet.io/pool": "gpu", "ray.io/accelerator-type": "H100"}, **small)
-    made.wait_for_nodes()
+    made = _made(Cluster)
     yield made
     ray.shutdown()
     made.shutdown()
+
+
+def _made(Cluster):
+    """Ray gives each of its daemons 30 s to start, which a busy machine may need more than once."""
+    small = {"object_store_memory": 80 * 2**20}
+    for start in range(3):
+        made = None
+        try:
+            made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+            made.add_node(num_cpus=2, labels={"prunefleet.io/pool": "cpu"}, **small)
+            gpu = {"prunefleet.io/pool": "gpu", "ray.io/accelerator-type": "H100"}
+            made.add_node(num_cpus=2, num_gpus=2, labels=gpu, **small)
+            made.wait_for_nodes()
+            return made
+        except Exception:
+            if made is not None:
+                made.shutdown()
+            if start == 2:
+                raise
+    raise AssertionError
 
 
 @pytest.fixture

@@ -70,7 +70,9 @@ def test_an_hour_of_a_whole_pool_costs_its_price(make_pool):
 
 
 def test_pools_come_from_the_fleet(make_fleet, fleet_text):
-    text = fleet_text.replace("cpu: {cpus: 2}", "cpu: {cpus: 2, memory: 8GiB}\n  gpu: {gpus: 4, cpus: 8, cpus_per_shard: 2}")
+    text = fleet_text.replace(
+        "cpu: {cpus: 2}", "cpu: {cpus: 2, memory: 8GiB}\n  gpu: {gpus: 4, cpus: 8, cpus_per_shard: 2}"
+    )
     pools = pools_of(make_fleet(text))
     assert pools["cpu"].slots == 2
     assert pools["cpu"].memory_bytes == 8 * 2**30
@@ -79,12 +81,17 @@ def test_pools_come_from_the_fleet(make_fleet, fleet_text):
     assert pools["gpu"].has_gpus
 
 
-def test_what_is_larger_than_every_pool_is_named_before_anything_runs(make_plan, make_model, make_pool, costs):
+def test_what_is_larger_than_every_pool_is_named_before_anything_runs(
+    make_plan, make_model, make_pool, costs
+):
     plan = make_plan([make_model("huge", bytes=10**12), make_model("tiny")])
     found = place(plan, {"cpu": make_pool(memory_bytes=2**33)}, costs)
     assert {plan.units[key].model.name for key in found.misfits} == {"huge"}
     assert "largest pool 'cpu' has 8.0 GiB" in next(iter(found.misfits.values()))
-    pool, fitting = make_pool(memory_bytes=2**33), [plan.units[key] for key in plan.todo if key not in found.misfits]
+    pool, fitting = (
+        make_pool(memory_bytes=2**33),
+        [plan.units[key] for key in plan.todo if key not in found.misfits],
+    )
     assert all(has_room(pool, memory_bytes(unit)) for unit in fitting)
 
 

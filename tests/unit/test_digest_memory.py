@@ -30,7 +30,7 @@ def again(memory: DigestMemory, at: float = AT + 86_400) -> DigestMemory:
 
 def remembered(files: dict[str, FileIdentity], at: float = AT) -> DigestMemory:
     memory = DigestMemory(at)
-    memory.remember("m/v1", files, {name: "a" * 64 for name in files}, SUMMARY)
+    memory.remember("m/v1", files, dict.fromkeys(files, "a" * 64), SUMMARY)
     return again(memory)
 
 

@@ -56,7 +56,9 @@ def test_text_stays_as_it_is():
     assert canonical("é\u2028") == '"é\u2028"'.encode()
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, b"bytes", {1, 2}, Path("x"), datetime(2026, 1, 1), object()])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, -math.inf, b"bytes", {1, 2}, Path("x"), datetime(2026, 1, 1), object()]
+)
 def test_what_has_no_stable_bytes_is_refused_and_named(value):
     with pytest.raises(NoStableBytes, match=r"value\.params\[1\]"):
         digest({"params": [0, value]})

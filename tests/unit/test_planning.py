@@ -74,11 +74,18 @@ def test_the_same_bytes_under_two_names_are_worked_on_once(make_plan, make_model
         ("path: manual.jsonl", "path: moved.jsonl", {"sensitivity", "prune", "evaluate", "evaluate-dense", "judge"}),
     ],
 )  # fmt: skip
-def test_a_change_of_the_fleet_redoes_what_depends_on_it_and_nothing_else(make_plan, fleet_text, before, after, unchanged):
+def test_a_change_of_the_fleet_redoes_what_depends_on_it_and_nothing_else(
+    make_plan, fleet_text, before, after, unchanged
+):
     def keys(text):
         plan = make_plan(text=text)
         (chain,) = [chain for chain in plan.chains if chain.recipe != "two-four"]
-        named = {"prune": chain.prune, "evaluate": chain.pruned, "evaluate-dense": chain.dense, "judge": chain.judge}
+        named = {
+            "prune": chain.prune,
+            "evaluate": chain.pruned,
+            "evaluate-dense": chain.dense,
+            "judge": chain.judge,
+        }
         named["sensitivity"] = tuple(key for key in chain.units if plan.units[key].task == "sensitivity")
         return named
 
@@ -190,7 +197,9 @@ def test_the_order_of_the_catalog_does_not_change_any_key(make_plan, make_model)
 
 def test_an_evaluation_alone_judges_nothing(make_plan, fleet_text):
     start = fleet_text.index("recipes:")
-    text = fleet_text[:start] + "recipes:\n  look:\n    evaluate: {dataset: manual, split: test, metric: loss}\n"
+    text = (
+        fleet_text[:start] + "recipes:\n  look:\n    evaluate: {dataset: manual, split: test, metric: loss}\n"
+    )
     plan = make_plan(text=text)
     assert tasks_of(plan) == {"evaluate": 1}
     (chain,) = plan.chains

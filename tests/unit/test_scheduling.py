@@ -33,7 +33,9 @@ def done(start, at=1.0):
 
 def broken(start, kind, text="boom"):
     failure = Failure(failure_class=kind, error=text)
-    reports = tuple(UnitReport(key=key, status=UnitStatus.FAILED, failure=failure) for key in start.shard.units)
+    reports = tuple(
+        UnitReport(key=key, status=UnitStatus.FAILED, failure=failure) for key in start.shard.units
+    )
     return AttemptEnded(attempt_id=start.attempt_id, reports=reports)
 
 
@@ -182,7 +184,9 @@ def test_a_crash_of_a_shared_shard_blames_nobody_until_one_crashes_alone(make_pr
     run_to_end(progress, answer)
     assert progress.states[guilty] is UnitState.QUARANTINED
     assert seen == [2, 1, 1, 1], "once in company, then three times alone"
-    innocent = [key for key, unit in progress.plan.units.items() if unit.task.value == "sensitivity" and key != guilty]
+    innocent = [
+        key for key, unit in progress.plan.units.items() if unit.task.value == "sensitivity" and key != guilty
+    ]
     assert all(progress.states[key] is UnitState.DONE for key in innocent)
 
 
@@ -202,7 +206,9 @@ def test_out_of_memory_asks_for_more_memory_each_time(make_progress):
     assert sorted(set(asked)) == [asked[0], asked[0] * 2, asked[0] * 4, asked[0] * 8][: len(set(asked))]
 
 
-def test_more_memory_than_any_pool_has_is_a_failure_and_no_endless_wait(make_plan, make_pool, make_progress, costs):
+def test_more_memory_than_any_pool_has_is_a_failure_and_no_endless_wait(
+    make_plan, make_pool, make_progress, costs
+):
     pool = make_pool(memory_bytes=int(1.5e9))
     progress = make_progress(pools=[pool])
     run_to_end(progress, lambda start: broken(start, FailureClass.MEMORY))
@@ -234,7 +240,9 @@ def test_an_attempt_past_its_deadline_is_asked_then_killed_then_tried_once_more(
     assert decide(progress, {"cpu": 1}, MIN_DEADLINE_SECONDS - 1) == []
     assert decide(progress, {"cpu": 1}, late) == [Cancel(attempt_id=start.attempt_id, force=False)]
     assert decide(progress, {"cpu": 1}, late + 1) == []
-    assert decide(progress, {"cpu": 1}, late + KILL_AFTER_SECONDS) == [Cancel(attempt_id=start.attempt_id, force=True)]
+    assert decide(progress, {"cpu": 1}, late + KILL_AFTER_SECONDS) == [
+        Cancel(attempt_id=start.attempt_id, force=True)
+    ]
     observe(progress, died(start, FailureClass.POISON), late + 40)
     assert all(progress.reasons[key].failure_class is FailureClass.TIMEOUT for key in start.shard.units)
     assert all(progress.states[key] is UnitState.WAITING for key in start.shard.units)
@@ -317,7 +325,9 @@ def test_a_slot_that_comes_back_in_time_is_used(make_progress):
     assert progress.stop is None
 
 
-def test_two_pools_work_at_once_and_the_faster_takes_what_it_is_best_at(make_plan, make_model, make_pool, make_progress):
+def test_two_pools_work_at_once_and_the_faster_takes_what_it_is_best_at(
+    make_plan, make_model, make_pool, make_progress
+):
     models = [make_model(str(n), parameters=10**8, bytes=4 * 10**8) for n in range(6)]
     pools = [make_pool(), make_pool("gpu", cpus=2.0, gpus=2.0)]
     progress = make_progress(make_plan(models), pools=pools)
@@ -339,7 +349,9 @@ def test_a_pool_without_slots_does_not_keep_the_other_waiting(make_pool, make_pr
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_under_random_weather_every_unit_ends_and_the_invariants_hold(make_plan, make_model, make_pool, make_progress, seed):
+def test_under_random_weather_every_unit_ends_and_the_invariants_hold(
+    make_plan, make_model, make_pool, make_progress, seed
+):
     rng = random.Random(seed)
     models = [make_model(str(n), bytes=rng.choice([10**5, 10**7, 10**9])) for n in range(rng.randint(1, 8))]
     pools = [make_pool(cpus=float(rng.randint(1, 4)))]

@@ -43,7 +43,9 @@ def test_an_s3_store_is_left_as_it_is(fleet_text):
 
 
 def test_a_store_may_name_its_endpoint(fleet_text):
-    text = fleet_text.replace("store: ./out", 'store: {url: "s3://b/p", endpoint: "http://127.0.0.1:9", region: x}')
+    text = fleet_text.replace(
+        "store: ./out", 'store: {url: "s3://b/p", endpoint: "http://127.0.0.1:9", region: x}'
+    )
     assert load_fleet(text, "f", PurePosixPath("/")).store.endpoint == "http://127.0.0.1:9"
 
 
@@ -76,14 +78,20 @@ def test_a_store_may_name_its_endpoint(fleet_text):
 def test_a_mistake_is_told_with_its_line_and_what_was_meant(fleet_text, old, new, at, words):
     text = fleet_text.replace(old, new, 1)
     assert text != fleet_text
-    (message, *_) = [line for line in errors_of(text) if all(word in line for word in words)] or [errors_of(text)]
+    (message, *_) = [line for line in errors_of(text) if all(word in line for word in words)] or [
+        errors_of(text)
+    ]
     assert isinstance(message, str), f"no message has {words}: {message}"
     said = int(message.split(":")[1])
     assert 0 <= line_of(text, at) - said <= (5 if "gates need" in message else 2)
 
 
 def test_every_mistake_is_told_at_once(fleet_text):
-    text = fleet_text.replace("amount: 0.5", "amount: 1.5").replace("units: 2", "unit: 2").replace("cpus: 2", "cpu: 2")
+    text = (
+        fleet_text.replace("amount: 0.5", "amount: 1.5")
+        .replace("units: 2", "unit: 2")
+        .replace("cpus: 2", "cpu: 2")
+    )
     assert len(errors_of(text)) >= 3
 
 
@@ -95,12 +103,27 @@ def test_every_mistake_is_told_at_once(fleet_text):
         ("{prune: {criterion: wanda, amount: 0.5}}", "needs calibration data"),
         ("{prune: {criterion: magnitude, amount: 0.5, allocation: sensitivity}}", "needs a sensitivity step"),
         ("{prune: {criterion: magnitude}}", "amount is missing"),
-        ("{prune: {criterion: magnitude, pattern: 2:4, allocation: sensitivity}}", "allocation must be uniform"),
+        (
+            "{prune: {criterion: magnitude, pattern: 2:4, allocation: sensitivity}}",
+            "allocation must be uniform",
+        ),
         ("{prune: {criterion: magnitude, pattern: 2:4, scope: row}}", "leave scope out"),
-        ("{evaluate: {dataset: manual, metric: loss}, gates: {max_drop: 0.1}}", "gates need prune and evaluate"),
-        ("{evaluate: {dataset: manual, metric: loss}, publish: {registry: out, alias: a}}", "publish needs gates"),
-        ("{prune: {criterion: magnitude, amount: 0.5}, sensitivity: {dataset: manual, grid: [0.5, 0.1]}}", "ascending"),
-        ("{prune: {criterion: magnitude, amount: 0.5}, sensitivity: {dataset: manual, grid: []}}", "at least 1"),
+        (
+            "{evaluate: {dataset: manual, metric: loss}, gates: {max_drop: 0.1}}",
+            "gates need prune and evaluate",
+        ),
+        (
+            "{evaluate: {dataset: manual, metric: loss}, publish: {registry: out, alias: a}}",
+            "publish needs gates",
+        ),
+        (
+            "{prune: {criterion: magnitude, amount: 0.5}, sensitivity: {dataset: manual, grid: [0.5, 0.1]}}",
+            "ascending",
+        ),
+        (
+            "{prune: {criterion: magnitude, amount: 0.5}, sensitivity: {dataset: manual, grid: []}}",
+            "at least 1",
+        ),
         ("{prune: {criterion: magnitude, amount: .nan}}", "valid number"),
     ],
 )
@@ -145,7 +168,9 @@ def test_deep_and_huge_text_is_refused_quickly():
     assert "bytes" in errors_of("a: " + "x" * (5 * 2**20))[0]
 
 
-@pytest.mark.parametrize(("text", "value"), [("8GiB", 8 * 2**30), ("500MB", 5 * 10**8), ("1.5KiB", 1536), ("7", 7), (7, 7)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("8GiB", 8 * 2**30), ("500MB", 5 * 10**8), ("1.5KiB", 1536), ("7", 7), (7, 7)]
+)
 def test_sizes_are_read_as_people_write_them(text, value):
     assert size_in_bytes(text) == value
 

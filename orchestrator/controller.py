@@ -78,7 +78,9 @@ class Controller:
     stop_at: float | None = None
     max_failures: int | None = None
 
-    def run(self, plan: Plan, pools: Mapping[str, Pool], costs: Costs, misfits: Mapping[str, str]) -> Progress:
+    def run(
+        self, plan: Plan, pools: Mapping[str, Pool], costs: Costs, misfits: Mapping[str, str]
+    ) -> Progress:
         """Carries out the plan until nothing is left to start and nothing runs; the final state."""
         progress = begin(plan, pools, costs, misfits)
         while not progress.is_over:
@@ -107,7 +109,9 @@ class Controller:
                 continue
             self._record(progress, event, attempt.shard)
             for key in list(progress.quarantine)[known:]:
-                quarantine.put(self.store, progress.plan.units[key], progress.quarantine[key], self.run_id, at)
+                quarantine.put(
+                    self.store, progress.plan.units[key], progress.quarantine[key], self.run_id, at
+                )
             for watcher in self.watchers:
                 watcher.ended(event, attempt.shard, progress.plan, at)
 
@@ -129,7 +133,10 @@ class Controller:
             case Start(attempt_id=attempt_id, shard=shard):
                 self.backend.submit(
                     Assignment(
-                        attempt_id=attempt_id, shard=shard, pool=pools[shard.pool], payload=self.payload(order)
+                        attempt_id=attempt_id,
+                        shard=shard,
+                        pool=pools[shard.pool],
+                        payload=self.payload(order),
                     )
                 )
                 for watcher in self.watchers:

@@ -18,7 +18,9 @@ SUFFIXES = {"text": (".jsonl", ".parquet"), "arrays": (".parquet",)}
 
 def find_data(fleet: Fleet) -> dict[str, DataFile]:
     """Dataset name -> its file, of those that some recipe reads; what is wrong with one stands in `problem`."""
-    return {name: _find(fleet.datasets[name].path, fleet.datasets[name].kind) for name in datasets_wanted(fleet)}
+    return {
+        name: _find(fleet.datasets[name].path, fleet.datasets[name].kind) for name in datasets_wanted(fleet)
+    }
 
 
 def share_data(store: ObjectStore, refs: Iterable[DataRef]) -> None:
@@ -37,7 +39,9 @@ def _find(path: str, kind: str) -> DataFile:
             if not stat.S_ISREG(status.st_mode):
                 return _problem(path, "it is no regular file")
             if Path(path).suffix not in SUFFIXES[kind]:
-                return _problem(path, f"a dataset of kind {kind} is a file ending in {' or '.join(SUFFIXES[kind])}")
+                return _problem(
+                    path, f"a dataset of kind {kind} is a file ending in {' or '.join(SUFFIXES[kind])}"
+                )
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return DataFile(path=path, digest=digest, bytes=status.st_size)
     except OSError as error:
@@ -45,4 +49,6 @@ def _find(path: str, kind: str) -> DataFile:
 
 
 def _problem(path: str, why: str) -> DataFile:
-    return DataFile(path=path, digest="", bytes=0, problem=f"{path} cannot be used: {why}. Correct datasets.*.path")
+    return DataFile(
+        path=path, digest="", bytes=0, problem=f"{path} cannot be used: {why}. Correct datasets.*.path"
+    )

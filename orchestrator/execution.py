@@ -86,7 +86,9 @@ class _Record:
             return
         before = time.perf_counter()
         eta = progress.seconds_left(sum(capacity.values()))
-        write_status(self.survey, self.run_id, "running", self.started_at, at, progress.counts, {"eta_seconds": eta})
+        write_status(
+            self.survey, self.run_id, "running", self.started_at, at, progress.counts, {"eta_seconds": eta}
+        )
         self.written_at = at + 19 * (time.perf_counter() - before)
 
 
@@ -286,7 +288,9 @@ def _ending(
         return "stopped", EXIT_UNREACHABLE, stop.reason
     if signals.drain:
         return "interrupted", EXIT_INTERRUPTED, signals.drain
-    failed = progress is not None and (progress.counts[UnitState.FAILED] + progress.counts[UnitState.QUARANTINED])
+    failed = progress is not None and (
+        progress.counts[UnitState.FAILED] + progress.counts[UnitState.QUARANTINED]
+    )
     reason = stop.reason if stop else ""
     if failed or survey.plan.impossible or survey.plan.quarantined or survey.placement.misfits:
         return "incomplete", EXIT_FAILED, reason

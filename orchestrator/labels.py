@@ -13,5 +13,9 @@ def satisfies(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
 def _holds(value: str | None, condition: str) -> bool:
     negative = condition.startswith("!")
     body = condition.removeprefix("!")
-    wanted = [item.strip() for item in body[3:-1].split(",")] if body.startswith("in(") and body.endswith(")") else [body]
+    wanted = (
+        [item.strip() for item in body[3:-1].split(",")]
+        if body.startswith("in(") and body.endswith(")")
+        else [body]
+    )
     return (value in wanted) != negative

@@ -51,20 +51,38 @@ class RunMetrics:
         self.pools = pools
         self.registry = CollectorRegistry()
         self.units = self._gauge("prunefleet_units", "Units of this run by state.", ["state"])
-        self.attempts = self._total("prunefleet_unit_attempts_total", "Unit attempts that ended.", ["pool", "outcome"])
-        self.failures = self._total("prunefleet_unit_failures_total", "Failed unit attempts.", ["failure_class"])
-        self.unit_seconds = self._histogram("prunefleet_unit_duration_seconds", "Wall time of a unit.", ["task"])
-        self.shard_seconds = self._histogram("prunefleet_shard_duration_seconds", "Wall time of a shard.", ["pool"])
-        self.slots = self._gauge("prunefleet_pool_slots", "Shards that a pool can run, and runs.", ["pool", "state"])
+        self.attempts = self._total(
+            "prunefleet_unit_attempts_total", "Unit attempts that ended.", ["pool", "outcome"]
+        )
+        self.failures = self._total(
+            "prunefleet_unit_failures_total", "Failed unit attempts.", ["failure_class"]
+        )
+        self.unit_seconds = self._histogram(
+            "prunefleet_unit_duration_seconds", "Wall time of a unit.", ["task"]
+        )
+        self.shard_seconds = self._histogram(
+            "prunefleet_shard_duration_seconds", "Wall time of a shard.", ["pool"]
+        )
+        self.slots = self._gauge(
+            "prunefleet_pool_slots", "Shards that a pool can run, and runs.", ["pool", "state"]
+        )
         self.memo_hits = self._total("prunefleet_memo_hits_total", "Units found done before any work.", [])
-        self.findings = self._total("prunefleet_findings_total", "Findings that a person should know.", ["kind"])
+        self.findings = self._total(
+            "prunefleet_findings_total", "Findings that a person should know.", ["kind"]
+        )
         self.verdicts = self._total("prunefleet_verdicts_total", "Verdicts of gates.", ["recipe", "verdict"])
         self.cost = self._total("prunefleet_cost_dollars_total", "Price of the shards' time.", ["pool"])
-        self.lower_bound = self._gauge("prunefleet_plan_lower_bound_seconds", "No schedule is faster than this.", [])
-        self.expected = self._gauge(
-            "prunefleet_run_expected_completion_timestamp_seconds", "When the run should end, by the cost model.", []
+        self.lower_bound = self._gauge(
+            "prunefleet_plan_lower_bound_seconds", "No schedule is faster than this.", []
         )
-        self.impossible = self._gauge("prunefleet_plan_impossible", "Things asked for that cannot be planned.", [])
+        self.expected = self._gauge(
+            "prunefleet_run_expected_completion_timestamp_seconds",
+            "When the run should end, by the cost model.",
+            [],
+        )
+        self.impossible = self._gauge(
+            "prunefleet_plan_impossible", "Things asked for that cannot be planned.", []
+        )
         self.started = self._gauge("prunefleet_run_start_timestamp_seconds", "When this run began.", [])
         self.completed = self._gauge(
             "prunefleet_run_last_completion_timestamp_seconds", "When this run ended, however it ended.", []

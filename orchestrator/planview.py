@@ -20,7 +20,8 @@ def as_json(plan: Plan, placement: Placement, pools: Mapping[str, Pool], costs: 
         "summary": summary(plan, placement, pools),
         "units": [unit_row(plan, placement, key, pools, costs) for key in plan.units],
         "impossible": [
-            {"subject": item.subject, "recipe": item.recipe, "reason": item.reason} for item in plan.impossible
+            {"subject": item.subject, "recipe": item.recipe, "reason": item.reason}
+            for item in plan.impossible
         ],
         "quarantined": dict(plan.quarantined),
     }
@@ -50,7 +51,9 @@ def unit_row(
     """One unit: what it is, its state, and why."""
     unit = plan.units[key]
     state, why = state_of(plan, placement, key)
-    fastest = min((costs.estimate(unit, pool) for pool in pools.values()), key=lambda estimate: estimate.seconds)
+    fastest = min(
+        (costs.estimate(unit, pool) for pool in pools.values()), key=lambda estimate: estimate.seconds
+    )
     return {
         "unit_key": key,
         "task": unit.task.value,

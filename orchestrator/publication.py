@@ -43,7 +43,9 @@ class _Group:
         return f"{PREFIX}{digest([self.registry, self.alias, self.model, judged])}.json"
 
 
-def publish_passed(survey: Survey, done: Collection[str], run_id: str, at: float, actor: str) -> tuple[Published, ...]:
+def publish_passed(
+    survey: Survey, done: Collection[str], run_id: str, at: float, actor: str
+) -> tuple[Published, ...]:
     """Publishes what passed and has not been published; `done` are the keys of all units with a result.
 
     What is published is a set difference like everything else, so a crash in between costs nothing.
@@ -56,7 +58,13 @@ def publish_passed(survey: Survey, done: Collection[str], run_id: str, at: float
     for group in groups:
         if group.marker not in decided:
             moved.extend(_publish_group(survey, group, run_id, at, actor))
-            note = {"registry": group.registry, "alias": group.alias, "model": group.model, "run_id": run_id, "at": at}
+            note = {
+                "registry": group.registry,
+                "alias": group.alias,
+                "model": group.model,
+                "run_id": run_id,
+                "at": at,
+            }
             survey.store.put(group.marker, json.dumps(note).encode())
     return tuple(moved)
 

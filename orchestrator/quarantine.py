@@ -62,4 +62,3 @@ def lift(store: ObjectStore, unit_keys: Iterable[str]) -> int:
     for key in keys:
         store.delete(quarantine_key(key))
     return len(keys)
-

@@ -111,7 +111,9 @@ def _chain_state(survey: Survey, chain: Chain, done: set[str], progress: Progres
 
 def _impossible(survey: Survey) -> list[Row]:
     plan = survey.plan
-    found = [{"subject": item.subject, "recipe": item.recipe, "reason": item.reason} for item in plan.impossible]
+    found = [
+        {"subject": item.subject, "recipe": item.recipe, "reason": item.reason} for item in plan.impossible
+    ]
     for key, reason in survey.placement.misfits.items():
         unit = plan.units[key]
         found.append({"subject": _subject(unit), "recipe": unit.recipe, "reason": reason})

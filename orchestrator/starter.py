@@ -47,7 +47,9 @@ def starter_fleet(registry: Path, to: Path) -> str:
     """
     root = registry.resolve()
     if not root.is_dir():
-        raise UsageError(f"{registry} is no directory; give the directory that holds NAME/VERSION/config.json")
+        raise UsageError(
+            f"{registry} is no directory; give the directory that holds NAME/VERSION/config.json"
+        )
     versions = list(open_registry("models", DirectoryRegistrySpec(kind="directory", path=str(root))).scan())
     sound = [version for version in versions if not version.problem]
     if not sound:

@@ -14,6 +14,8 @@ from orchestrator.scheduling import Progress, Start, UnitState
 from orchestrator.wording import duration, plain
 
 LINE_EVERY_SECONDS = 15.0
+
+
 class LiveView:
     """Watches the loop; on a terminal one bar for all units and one for each pool's slots."""
 
@@ -61,12 +63,16 @@ class LiveView:
         if event.failure and not self.quiet:
             text = plain(event.failure.error, 200)
             self.console.print(
-                f"attempt {event.attempt_id}: {event.failure.failure_class.value}: {text}", style="yellow", markup=False
+                f"attempt {event.attempt_id}: {event.failure.failure_class.value}: {text}",
+                style="yellow",
+                markup=False,
             )
 
     def looked(self, progress: Progress, capacity: Mapping[str, int], at: float) -> None:
         """The loop has gone round once."""
-        over = sum(progress.counts[state] for state in (UnitState.DONE, UnitState.FAILED, UnitState.QUARANTINED))
+        over = sum(
+            progress.counts[state] for state in (UnitState.DONE, UnitState.FAILED, UnitState.QUARANTINED)
+        )
         left = duration(progress.seconds_left(sum(capacity.values())))
         failed = progress.counts[UnitState.FAILED] + progress.counts[UnitState.QUARANTINED]
         note = f"{left} left" + (f", {failed} failed" if failed else "")
@@ -74,7 +80,11 @@ class LiveView:
             self.bars.update(self.rows[""], completed=over, note=note if over < self.total else "")
             for name, row in self.rows.items():
                 if name:
-                    self.bars.update(row, completed=progress.used_slots[name], total=max(1, capacity.get(name, 0)))
-        elif not self.quiet and (at - self.last_line >= LINE_EVERY_SECONDS or (over == self.total and self.total)):
+                    self.bars.update(
+                        row, completed=progress.used_slots[name], total=max(1, capacity.get(name, 0))
+                    )
+        elif not self.quiet and (
+            at - self.last_line >= LINE_EVERY_SECONDS or (over == self.total and self.total)
+        ):
             self.last_line = at if over < self.total else float("inf")
             self.console.print(f"{over} of {self.total} units, {note}", markup=False, highlight=False)

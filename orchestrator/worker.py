@@ -119,7 +119,9 @@ def guarded(unit: Unit, step: Callable[[], Answer]) -> Answer | UnitReport:
         return step()
     except Exception as error:  # the one place where anything may be caught: a unit's failure is data
         failure = classify(error)
-        return UnitReport(key=unit.key, status=UnitStatus.FAILED, failure=failure, wall_seconds=time.time() - started)
+        return UnitReport(
+            key=unit.key, status=UnitStatus.FAILED, failure=failure, wall_seconds=time.time() - started
+        )
 
 
 def look(place: Place, unit: Unit) -> UnitReport | None:
@@ -187,7 +189,9 @@ def _in_the_users_words(error: BadInput, place: Place, unit: Unit) -> BadInput:
 def _judge(place: Place, unit: Unit) -> Tables:
     from orchestrator import judging, results
 
-    dense, pruned = (results.read(place.store, TaskName.EVALUATE, need).rows("outcomes") for need in unit.needs)
+    dense, pruned = (
+        results.read(place.store, TaskName.EVALUATE, need).rows("outcomes") for need in unit.needs
+    )
     return dict(judging.run(unit.step.params, dense, pruned, unit.step.seed))
 
 
@@ -219,7 +223,12 @@ def _datasets(place: Place, data: DataRef | None, task: TaskName) -> dict[str, D
     role = "evaluation" if task is TaskName.EVALUATE else "calibration"
     return {
         role: Dataset(
-            path=path, kind=data.kind, split=data.split, slices=data.slices, shape=data.shape, samples=data.samples
+            path=path,
+            kind=data.kind,
+            split=data.split,
+            slices=data.slices,
+            shape=data.shape,
+            samples=data.samples,
         )
     }
 
@@ -230,7 +239,9 @@ def _check_file(path: Path, data: DataRef) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != data.digest:
-        raise errors.Damaged(f"dataset {data.name}: the store's copy has digest {found}, planned was {data.digest}")
+        raise errors.Damaged(
+            f"dataset {data.name}: the store's copy has digest {found}, planned was {data.digest}"
+        )
 
 
 def _inputs(place: Place, unit: Unit) -> dict[str, list[Mapping[str, Any]]]:
@@ -259,7 +270,9 @@ def _keep_artifact(place: Place, output: Path, tables: Tables) -> None:
 
     digest, _ = artifacts.upload_artifact(place.store, output)
     (row,) = tables["artifacts"]
-    tables["artifacts"] = [{**row, "digest": digest, "uri": f"{place.store.url.rstrip('/')}/artifacts/{digest}"}]
+    tables["artifacts"] = [
+        {**row, "digest": digest, "uri": f"{place.store.url.rstrip('/')}/artifacts/{digest}"}
+    ]
 
 
 def _device(pool: Pool) -> tuple[str, tuple[Finding, ...]]:
@@ -373,7 +386,11 @@ def classify(error: BaseException) -> Failure:
         case _:
             torch_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
             kind = FailureClass.MEMORY if torch_memory else FailureClass.INTERNAL
-    text = str(error) if isinstance(error, BadInput | errors.PrunefleetError) else f"{type(error).__name__}: {error}"
+    text = (
+        str(error)
+        if isinstance(error, BadInput | errors.PrunefleetError)
+        else f"{type(error).__name__}: {error}"
+    )
     return Failure(failure_class=kind, error=text[:4000], file=where[0], line=where[1])
 
 

@@ -88,7 +88,8 @@ class LocalBackend:
         except EOFError:
             child.process.join()
             failure = Failure(
-                failure_class=FailureClass.POISON, error=f"the worker process died (exit code {child.process.exitcode})"
+                failure_class=FailureClass.POISON,
+                error=f"the worker process died (exit code {child.process.exitcode})",
             )
         child.pipe.close()
         child.process.join()
@@ -104,7 +105,9 @@ class LocalBackend:
 def _child(body: Body, payload: Any, pipe: Connection) -> None:
     try:
         answer: tuple[UnitReport, ...] | Failure = body(payload)
-    except Exception as error:  # the body's own fault, not a unit's; the parent hears of it instead of a dead process
+    except (
+        Exception
+    ) as error:  # the body's own fault, not a unit's; the parent hears of it instead of a dead process
         answer = Failure(failure_class=FailureClass.INTERNAL, error=f"{type(error).__name__}: {error}")
     pipe.send(answer)
     pipe.close()

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # every listener of a local cluster on loopback
+os.environ.setdefault(
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0"
+)  # every listener of a local cluster on loopback
 os.environ.setdefault("RAY_task_oom_retries", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -210,7 +212,9 @@ def _start_here(pools: Mapping[str, Pool]) -> Path:
             ray.shutdown()
             shutil.rmtree(temporary, ignore_errors=True)
             if start == STARTS - 1:
-                raise Unreachable(f"no Ray cluster can be started on this machine: {_first_line(error)}") from error
+                raise Unreachable(
+                    f"no Ray cluster can be started on this machine: {_first_line(error)}"
+                ) from error
     raise AssertionError("the loop returns or raises")
 
 

@@ -49,7 +49,9 @@ def test_ten_thousand_hostile_model_names_make_no_series_more(metrics, make_plan
     metrics.planned(plan, 1.0, 0.0)
     for key in list(plan.units)[:500]:
         failure = Failure(failure_class=FailureClass.POISON, error=names[0])
-        report = UnitReport(key=key, status=UnitStatus.FAILED, failure=failure, findings=(names[1], "zero_effect"))
+        report = UnitReport(
+            key=key, status=UnitStatus.FAILED, failure=failure, findings=(names[1], "zero_effect")
+        )
         shard = type("S", (), {"pool": "cpu", "units": (key,)})()
         metrics.ended(AttemptEnded(attempt_id=names[2], reports=(report,)), shard, plan, 1.0)
     seen = values(metrics)
@@ -71,7 +73,9 @@ def test_a_run_is_told_as_it_happens(metrics, make_plan, make_pool, costs):
     assert seen["prunefleet_units", "running"] > 0
     assert seen["prunefleet_run_expected_completion_timestamp_seconds",] > 1000.0
 
-    reports = tuple(UnitReport(key=key, status=UnitStatus.DONE, wall_seconds=3.0) for key in start.shard.units)
+    reports = tuple(
+        UnitReport(key=key, status=UnitStatus.DONE, wall_seconds=3.0) for key in start.shard.units
+    )
     event = AttemptEnded(attempt_id=start.attempt_id, reports=reports, wall_seconds=36.0)
     observe(progress, event, 1036.0)
     metrics.ended(event, start.shard, plan, 1036.0)

@@ -22,7 +22,10 @@ def look(make_pool, costs):
 def test_a_fresh_plan_says_what_waits_for_what(make_plan, look):
     plan, placement, *_ = look(make_plan())
     (chain,) = [chain for chain in plan.chains if chain.recipe == "half"]
-    assert state_of(plan, placement, chain.units[0]) == ("to do", "no result yet for this model, data and parameters")
+    assert state_of(plan, placement, chain.units[0]) == (
+        "to do",
+        "no result yet for this model, data and parameters",
+    )
     assert state_of(plan, placement, chain.prune) == ("to do", "no result yet; after sensitivity")
     assert state_of(plan, placement, chain.judge) == ("to do", "no result yet; after evaluate")
 
@@ -37,7 +40,10 @@ def test_what_needs_the_quarantined_is_impossible_and_says_what(make_plan, look)
     plan, placement, *_ = look(make_plan(quarantined={chain.prune: "bad_input: NaN"}))
     assert state_of(plan, placement, chain.prune) == ("quarantined", "bad_input: NaN")
     assert state_of(plan, placement, chain.pruned) == ("impossible", "the prune that it needs cannot be done")
-    assert state_of(plan, placement, chain.judge) == ("impossible", "the evaluate that it needs cannot be done")
+    assert state_of(plan, placement, chain.judge) == (
+        "impossible",
+        "the evaluate that it needs cannot be done",
+    )
 
 
 def test_what_fits_nowhere_is_impossible(make_plan, make_model, look):
@@ -66,5 +72,7 @@ def test_json_holds_every_unit_and_every_reason(make_plan, make_model, look):
     broken = make_model("broken", digest="", problem="empty file")
     told = json.loads(json.dumps(as_json(*look(make_plan([make_model(), broken])))))
     assert {row["unit_key"] for row in told["units"]} == set(make_plan().units)
-    assert told["impossible"] == [{"subject": "zoo/broken@1", "recipe": "half, two-four", "reason": "empty file"}]
+    assert told["impossible"] == [
+        {"subject": "zoo/broken@1", "recipe": "half, two-four", "reason": "empty file"}
+    ]
     assert all(row["why"] for row in told["units"])

@@ -57,7 +57,9 @@ def test_nothing_is_retried_for_ever():
         assert story(kind, alone=True, tries=2_000)[-1] is not RETRY
 
 
-@pytest.mark.parametrize("kind", [FailureClass.POISON, FailureClass.MEMORY, FailureClass.TIMEOUT, FailureClass.INTERNAL])
+@pytest.mark.parametrize(
+    "kind", [FailureClass.POISON, FailureClass.MEMORY, FailureClass.TIMEOUT, FailureClass.INTERNAL]
+)
 def test_in_company_nobody_is_blamed(kind):
     decision = after(kind, Counter({kind: 99}), was_alone=False)
     assert decision.action is RETRY
@@ -70,10 +72,14 @@ def test_memory_and_time_grow_with_each_try():
 
 
 def test_delays_double_up_to_a_limit():
-    delays = [after(FailureClass.STORAGE, {FailureClass.STORAGE: n}, was_alone=True).delay for n in range(1, 8)]
+    delays = [
+        after(FailureClass.STORAGE, {FailureClass.STORAGE: n}, was_alone=True).delay for n in range(1, 8)
+    ]
     assert delays == [2, 4, 8, 16, 32, 64, 128]
     assert max(delays) <= MAX_DELAY
 
 
 def test_a_decision_says_why():
-    assert after(FailureClass.STORAGE, {FailureClass.STORAGE: 3}, was_alone=True).reason == "storage: try 4 of 8"
+    assert (
+        after(FailureClass.STORAGE, {FailureClass.STORAGE: 3}, was_alone=True).reason == "storage: try 4 of 8"
+    )

@@ -34,6 +34,13 @@ THREADS = 16
 
 _UPLOADED = ("artifacts/", "data/", "tables/", ground.PREFIX)
 """Where prunefleet uploads in parts; what others upload into the same bucket is theirs."""
+_FOLDERS = {
+    Kind.ARTIFACT: "artifacts/",
+    Kind.HALF_ARTIFACT: "artifacts/",
+    Kind.RUN: "runs/",
+    Kind.PROBE: ground.PREFIX,
+}
+"""Where a thing has a folder of its own."""
 _POINTERS = ("promotions/", "promotions-begun/")
 
 
@@ -315,3 +322,5 @@ def _remove(store: ObjectStore, thing: Thing, found: Mapping[str, Unfinished]) -
     else:
         for key in thing.keys:
             store.delete(key)
+        if isinstance(store, LocalStore) and thing.kind in _FOLDERS:
+            store.tidy(f"{_FOLDERS[thing.kind]}{thing.name}/")

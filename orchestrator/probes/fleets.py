@@ -11,7 +11,7 @@ from orchestrator.domain import ModelVersion
 from orchestrator.errors import RegistryError
 from orchestrator.ports import ObjectStore
 from orchestrator.probes.checks import Check, State
-from orchestrator.scanning import scan_registry
+from orchestrator.scanning import scan_registry, wanted_registries
 from orchestrator.spec import Fleet
 from orchestrator.wording import count, plain, size
 
@@ -44,10 +44,14 @@ def _registry(fleet: Fleet, name: str, store: ObjectStore, at: float) -> Check:
     try:
         versions = scan_registry(fleet, name, store, at, warnings)
     except RegistryError as error:
-        follows = "None of its models is planned."
-        advice = f"Correct registries.{name}, or bring it back."
+        is_used = name in wanted_registries(fleet)
         return Check(
-            area=area, name="scan", state=State.UNREACHABLE, seen=str(error), follows=follows, advice=advice
+            area=area,
+            name="scan",
+            state=State.UNREACHABLE if is_used else State.WARNING,
+            seen=str(error),
+            follows="None of its models is planned." if is_used else "No recipe reads it.",
+            advice=f"Correct registries.{name}, or bring it back.",
         )
     broken = [version for version in versions if version.problem]
     seen = f"{count(len(versions), 'version')} of {count(len({one.name for one in versions}), 'model')}"

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from orchestrator.errors import PrunefleetError
 from orchestrator.ports import ObjectStore
+from orchestrator.stores.local import LocalStore
 from orchestrator.wording import count
 
 PREFIX = "doctor/"
@@ -101,6 +102,8 @@ class Ground:
         try:
             there = {key for key, _ in listed(self.first, self.prefix)}
             self.each(lambda store, key: store.delete(key), sorted(self.used | there))
+            if isinstance(self.first, LocalStore):
+                self.first.tidy(self.prefix)
             for upload in self.partial.unfinished(self.prefix) if self.partial else ():
                 self.partial.abandon(upload)  # type: ignore[union-attr]
         except PrunefleetError as error:

@@ -11,7 +11,7 @@ import shutil
 import stat as modes
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -144,6 +144,12 @@ class LocalStore:
                 path = Path(folder, name)
                 if name.startswith(RESERVED) and name != _LOCK and path.lstat().st_mtime < before:
                     yield path
+
+    def tidy(self, prefix: str) -> None:
+        """Removes the directory of a prefix that ends with a slash, and those below it, as far as they are empty."""
+        for folder, _, _ in os.walk(self._inside(self._root / check_prefix(prefix)), topdown=False):
+            with suppress(OSError):
+                os.rmdir(folder)
 
     def _put(self, key: str, source: BinaryIO) -> None:
         with self._explained(f"write {key}"), self._written(key, source) as (aside, path):

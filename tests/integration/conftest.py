@@ -35,3 +35,34 @@ def make_small_fleet(tmp_path, tiny_model, tiny_data):
         return path
 
     return make
+
+
+@pytest.fixture
+def keep_pruned(tmp_path):
+    """Makes results of prune units with their artifacts: `keep_pruned(store, number)` is (the result's key, the digest)."""
+    import hashlib
+    import json
+
+    from orchestrator import artifacts, listing, results
+
+    def make(store, number=0, size=4, with_result=True):
+        folder = tmp_path / f"pruned{number}"
+        folder.mkdir()
+        header = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+        weights = len(header).to_bytes(8, "little") + header + bytes([number % 256]) * size
+        (folder / "config.json").write_text('{"architectures": ["TinyForCausalLM"]}')
+        (folder / "model.safetensors").write_bytes(weights)
+        (folder / "prunefleet.json").write_text(f'{{"number": {number}}}')
+        digest, total = artifacts.upload_artifact(store, folder)
+        unit_key = hashlib.sha256(f"unit {number}".encode()).hexdigest()
+        key = listing.result_key("prune", unit_key)
+        if with_result:
+            provenance = {
+                "unit_key": unit_key, "run_id": "r1", "registry": "zoo", "model": "lm", "version": "1",
+                "model_digest": "d" * 64, "recipe": "half", "task": "prune",
+            }  # fmt: skip
+            row = {"uri": f"{store.url}/artifacts/{digest}", "digest": digest, "bytes": total}
+            store.put(key, results.encode("prune", {"artifacts": [row], "layers": []}, provenance))
+        return key, digest
+
+    return make

@@ -16,7 +16,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.commands import care
+from orchestrator.commands import care, simulation
 from orchestrator.commands.console import AsJson, FleetFile, StoreOption, open_store, out, print_json, talk
 from orchestrator.errors import PrunefleetError
 
@@ -222,7 +222,7 @@ def schema() -> None:
     sys.stdout.write(json_schema())
 
 
-for command in (care.doctor, care.verify, care.gc):
+for command in (care.doctor, care.verify, care.gc, simulation.simulate):
     app.command()(command)
 
 

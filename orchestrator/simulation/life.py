@@ -151,6 +151,9 @@ class Life:
         for report in event.reports:
             if report.status is not UnitStatus.FAILED:
                 self.known.add(report.key)
+                is_own = self.night.creators.get(report.key) == (self.name, event.attempt_id)
+                claims = report.status is UnitStatus.DONE
+                self.night.hold(is_own == claims, f"{event.attempt_id} says {report.status} of {report.key}")
 
     def looked(self, progress: Progress, capacity: Mapping[str, int], at: float) -> None:
         """After a round: what is counted adds up, and nobody was tried more often than the policy allows."""

@@ -96,6 +96,8 @@ class Night:
     lives: list[Life] = field(default_factory=list)
     tries: Counter[str] = field(default_factory=Counter)
     """How often each unit was computed, or began to be."""
+    creators: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Of each result, the run and the attempt."""
     befell: Counter[str] = field(default_factory=Counter)
     sites: list[Site] = field(default_factory=list)
     is_calm: bool = False
@@ -261,6 +263,7 @@ class Night:
         if unit is None or key != result_key(unit.task, unit.key):
             self.hold(False, f"{key} is nobody's result")
             return
+        self.creators[unit.key] = (result.provenance["run_id"], result.provenance["attempt"])
         self.hold(result.content_sha256 == bodies.expected(unit), f"{key} holds other rows than it must")
         self.tell(f"result {key} {result.content_sha256[:16]}")
         for need in unit.needs:

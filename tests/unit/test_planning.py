@@ -204,3 +204,18 @@ def test_an_evaluation_alone_judges_nothing(make_plan, fleet_text):
     assert tasks_of(plan) == {"evaluate": 1}
     (chain,) = plan.chains
     assert (chain.prune, chain.judge, chain.pruned) == ("", "", "")
+
+
+def test_a_late_result_outweighs_a_quarantine(make_plan):
+    (chain, *_) = make_plan().chains
+    plan = make_plan(completed=[*chain.units[:2], chain.prune], quarantined={chain.prune: "timeout"})
+    assert chain.pruned in plan.todo
+    assert chain.judge in plan.todo
+    assert not plan.quarantined
+
+
+def test_what_is_done_lets_its_readers_go_on_whatever_became_of_what_it_read(make_plan):
+    (chain, *_) = make_plan().chains
+    plan = make_plan(completed=[chain.prune], quarantined={chain.units[0]: "poison"})
+    assert chain.pruned in plan.todo
+    assert chain.units[0] not in plan.todo

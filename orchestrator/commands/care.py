@@ -81,7 +81,13 @@ def verify(store: StoreOption = None, as_json: AsJson = False) -> None:
 
     done = check(open_store(store), _fleet_of(store), _progress())
     if as_json:
-        print_json({**asdict(done), "damages": [asdict(damage) for damage in done.damages]})
+        print_json({
+            "counts": dict(done.counts),
+            "bytes": done.bytes,
+            "damages": [asdict(damage) for damage in done.damages],
+            "foreign": done.foreign,
+            "unfinished": done.unfinished,
+        })  # fmt: skip
     else:
         _show_verification(done)
     raise typer.Exit(EXIT_DAMAGED if done.damages else 0)

@@ -130,7 +130,7 @@ class Progress:
         """Nothing runs, and nothing can start any more."""
         if self.running:
             return False
-        return self.stop is not None or not (self.ready.size or self.delayed)
+        return self.stop is not None or not (self.counts[UnitState.READY] or self.delayed)
 
     def outlook(self, key: str) -> Outlook:
         """What the unit's next attempt is expected to take."""
@@ -233,7 +233,7 @@ def _starts(progress: Progress, capacity: Mapping[str, int], at: float) -> list[
     )
     orders: list[Order] = []
     open_pools = [name for name in progress.pools if free[name] > 0]
-    while open_pools and progress.ready.size:
+    while open_pools and progress.counts[UnitState.READY]:
         for name in list(open_pools):
             start = _start_on(progress, progress.pools[name], capacity, seconds, at)
             if start is None:
@@ -353,7 +353,8 @@ def _overdue(progress: Progress, at: float) -> list[Order]:
 
 def _starved(progress: Progress, capacity: Mapping[str, int], at: float) -> list[Order]:
     """Work is waiting, nothing runs, and no pool that it fits has had a slot for a while: say so instead of waiting."""
-    if progress.running or not progress.ready.size:
+    waiting = progress.counts[UnitState.READY]
+    if progress.running or not waiting:
         progress.slotless_since = None
         return []
     if progress.slotless_since is None:
@@ -362,7 +363,7 @@ def _starved(progress: Progress, capacity: Mapping[str, int], at: float) -> list
         return []
     have = ", ".join(f"{name}: {capacity.get(name, 0)}" for name in progress.pools)
     progress.stop = Stop(
-        reason=f"no pool has had a slot for {STARVED_SECONDS:.0f} s for the {progress.ready.size} units that are ready ({have})",
+        reason=f"no pool has had a slot for {STARVED_SECONDS:.0f} s for the {waiting} units that are ready ({have})",
         failure_class=FailureClass.ENVIRONMENT,
     )
     return [progress.stop]

@@ -388,3 +388,15 @@ def test_the_same_events_lead_to_the_same_decisions(make_plan, make_model, make_
         return told
 
     assert story() == story()
+
+
+def test_a_run_whose_last_units_were_done_by_others_is_over_even_without_a_slot(make_progress):
+    progress = make_progress()
+    (start, *_) = starts(decide(progress, {"cpu": 1}, 0.0))
+    observe(progress, died(start, FailureClass.POISON), 1.0)
+    reports = tuple(UnitReport(key=key, status=UnitStatus.FOUND) for key in progress.plan.todo)
+    observe(progress, AttemptEnded(attempt_id="somebody else's", reports=reports), 2.0)
+    assert set(progress.states.values()) == {UnitState.DONE}
+    decide(progress, {"cpu": 0}, 3.0)
+    assert progress.is_over
+    assert progress.stop is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,8 +95,12 @@ def test_no_name_is_called_after_nothing_in_particular(path):
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ClassDef | ast.FunctionDef)
     }
-    vague = ("manager", "handler", "helper", "util")
-    assert not [name for name in {*names, path.stem} if any(word in name.lower() for word in vague)]
+    vague = {"manager", "handler", "helper", "helpers", "util", "utils", "info"}
+    assert not [name for name in {*names, path.stem} if vague & set(_words(name))]
+
+
+def _words(name):
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+", name)]
 
 
 def test_the_controller_knows_ports_and_no_implementation():

@@ -51,7 +51,9 @@ def main() -> NoReturn:
 
 @app.command()
 def init(
-    registry: Annotated[Path, typer.Argument(help="A directory of models: NAME/VERSION/config.json.")] = Path("models"),
+    registry: Annotated[Path, typer.Argument(help="A directory of models: NAME/VERSION/config.json.")] = Path(
+        "models"
+    ),
     to: Annotated[Path, typer.Option("--to", help="Where to write.")] = Path("fleet.yaml"),
 ) -> None:
     """Write a commented, working fleet.yaml for a registry."""
@@ -91,18 +93,27 @@ def plan(
 def run(
     fleet: FleetFile,
     address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster: auto or host:port. Default: one on this machine.")
+        str | None,
+        typer.Option(help="A running Ray cluster: auto or host:port. Default: one on this machine."),
     ] = None,
     backend: Annotated[str, typer.Option(help="ray, or local for child processes without Ray.")] = "ray",
     metrics_port: Annotated[
-        int | None, typer.Option(help="Serve Prometheus metrics on this loopback port while running; 0 takes a free one.")
+        int | None,
+        typer.Option(
+            help="Serve Prometheus metrics on this loopback port while running; 0 takes a free one."
+        ),
     ] = None,
     budget_hours: Annotated[
-        float | None, typer.Option(min=0.0, help="Start nothing more after so many hours; the rest is carried over.")
+        float | None,
+        typer.Option(min=0.0, help="Start nothing more after so many hours; the rest is carried over."),
     ] = None,
-    max_failures: Annotated[int | None, typer.Option(min=0, help="Start nothing more once more units failed.")] = None,
+    max_failures: Annotated[
+        int | None, typer.Option(min=0, help="Start nothing more once more units failed.")
+    ] = None,
     retry_quarantined: Annotated[bool, typer.Option(help="Also try what is quarantined.")] = False,
-    cache: Annotated[Path | None, typer.Option(help="Where this machine's nodes cache models and data.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where this machine's nodes cache models and data.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -126,7 +137,10 @@ def run(
         max_failures=max_failures,
         actor=os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown",
     )
-    with _signals() as signals, LiveView(talk, seen.pools, len(seen.plan.todo), quiet=quiet or as_json) as view:
+    with (
+        _signals() as signals,
+        LiveView(talk, seen.pools, len(seen.plan.todo), quiet=quiet or as_json) as view,
+    ):
         summary = execute(seen, connect, options, signals, watchers=(view, metrics))
     metrics.closed(summary.exit_code, time.time())
     if as_json:
@@ -138,7 +152,9 @@ def run(
 
 @app.command()
 def status(
-    run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id; default: the latest ones.")] = None,
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run's id; default: the latest ones.")
+    ] = None,
     store: StoreOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -160,7 +176,12 @@ def status(
         counts = row.get("units", {})
         failed = counts.get("failed", 0) + counts.get("quarantined", 0)
         left = sum(counts.get(state, 0) for state in ("waiting", "ready", "running"))
-        cells = (row.get("run_id"), row.get("fleet"), row.get("outcome") or row.get("state"), row.get("wanted"))
+        cells = (
+            row.get("run_id"),
+            row.get("fleet"),
+            row.get("outcome") or row.get("state"),
+            row.get("wanted"),
+        )
         more = (row.get("done_before"), counts.get("done", 0), failed, left, row.get("exit_code", ""))
         table.add_row(*(escape(str(cell)) for cell in (*cells, *more)))
     out.print(table)
@@ -198,7 +219,9 @@ def query(
 def report(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or `latest`.")] = "latest",
     store: StoreOption = None,
-    to: Annotated[Path | None, typer.Option("--to", help="Where to write the HTML page; default: print its text.")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Where to write the HTML page; default: print its text.")
+    ] = None,
 ) -> None:
     """Write a run's report (HTML) to a file, or print its summary (Markdown)."""
     from orchestrator import runs
@@ -300,7 +323,12 @@ def _show_plan(seen: Survey, *, units: bool) -> None:
         table.add_row(escape(row["recipe"]), str(row["models"]), *cells)
     talk.print(table)
     for item in seen.plan.impossible:
-        talk.print(f"cannot: {plain(item.subject)}: {plain(item.reason, 600)}", style="red", markup=False, highlight=False)
+        talk.print(
+            f"cannot: {plain(item.subject)}: {plain(item.reason, 600)}",
+            style="red",
+            markup=False,
+            highlight=False,
+        )
     for key, reason in seen.plan.quarantined.items():
         unit = seen.plan.units[key]
         talk.print(
@@ -313,14 +341,22 @@ def _show_plan(seen: Survey, *, units: bool) -> None:
         talk.print(f"cannot: {plain(reason, 400)}", style="red", markup=False, highlight=False)
     summary = planview.summary(seen.plan, seen.placement, seen.pools)
     if not summary["to_do"]:
-        talk.print(f"nothing to do: {summary['done']} of {summary['wanted']} units are done", markup=False, highlight=False)
+        talk.print(
+            f"nothing to do: {summary['done']} of {summary['wanted']} units are done",
+            markup=False,
+            highlight=False,
+        )
     else:
         talk.print(
             f"{summary['to_do']} units to do, {summary['done']} cached, {summary['impossible']} impossible; "
             f"about {duration(summary['predicted_work_seconds'])} of work, "
             f"at least {duration(summary['lower_bound_seconds'])} on these pools, "
             f"up to {size(summary['peak_memory_bytes'])} of memory a shard"
-            + (f", about ${summary['predicted_cost_dollars']:.2f}" if summary["predicted_cost_dollars"] else ""),
+            + (
+                f", about ${summary['predicted_cost_dollars']:.2f}"
+                if summary["predicted_cost_dollars"]
+                else ""
+            ),
             markup=False,
             highlight=False,
         )
@@ -330,7 +366,14 @@ def _show_plan(seen: Survey, *, units: bool) -> None:
             listing.add_column(column, overflow="fold")
         for key in seen.plan.units:
             row = planview.unit_row(seen.plan, seen.placement, key, seen.pools, seen.costs)
-            values = (key[:12], row["task"], plain(row["model"]), row["recipe"], row["state"], plain(row["why"], 200))
+            values = (
+                key[:12],
+                row["task"],
+                plain(row["model"]),
+                row["recipe"],
+                row["state"],
+                plain(row["why"], 200),
+            )
             listing.add_row(*(escape(str(value)) for value in values))
         out.print(listing)
 
@@ -347,14 +390,19 @@ def _show_summary(seen: Survey, summary: RunSummary) -> None:
         highlight=False,
     )
     if summary.stop_reason:
-        talk.print(f"stopped: {plain(summary.stop_reason, 400)}", style="yellow", markup=False, highlight=False)
+        talk.print(
+            f"stopped: {plain(summary.stop_reason, 400)}", style="yellow", markup=False, highlight=False
+        )
     if summary.verdicts:
         told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(summary.verdicts.items()))
         talk.print(f"verdicts: {told}", markup=False, highlight=False)
     for item in summary.published:
         talk.print(f"published: {plain(item.text, 200)}", style="green", markup=False, highlight=False)
     talk.print(
-        f"report: {seen.store.url.rstrip('/')}/runs/{summary.run_id}/report.html", markup=False, highlight=False, soft_wrap=True
+        f"report: {seen.store.url.rstrip('/')}/runs/{summary.run_id}/report.html",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -12,6 +12,7 @@ ALLOW_OPEN = "PRUNEFLEET_UNSAFE_OPEN_CLUSTER"
 """An environment variable; `1` lets an open cluster be used that is kept apart by other means, such as a network policy."""
 NO_HOST = ("auto", "local")
 """What Ray takes for an address and what is not one: the cluster that it finds here, and one that it starts here."""
+HEAD_PORT = 6379
 ADVICE = (
     "Start the cluster with RAY_AUTH_MODE=token and its token in ~/.ray/auth_token (mode 0600), and set the same here; "
     "a cluster for this machine alone starts with RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 "
@@ -25,6 +26,13 @@ def host_of(address: str) -> str:
     if place.startswith("["):
         return place[1:].partition("]")[0]
     return place if place.count(":") > 1 else place.partition(":")[0]
+
+
+def place_of(address: str) -> tuple[str, int]:
+    """The host and the port of an address; the port of Ray's head where none is given."""
+    host, port = host_of(address), address.rpartition(":")[2]
+    is_port = port.isdigit() and len(port) <= 5 and not address.endswith(host)
+    return host, int(port) if is_port else HEAD_PORT
 
 
 def is_loopback(host: str) -> bool:

@@ -17,6 +17,8 @@ MAX_CONFIG_BYTES = 4_000_000
 """A table of 21,000 labels takes one million."""
 MAX_LABELS = 100_000
 MAX_WHOLE = 2**53
+MAX_DEPTH = 32
+"""Objects and lists inside each other; known configs have five."""
 
 _ALREADY_COMPRESSED = ("quantization_config", "compression_config", "sparsity_config")
 """Reading the last one has executed code in other tools; none of them is ever passed on."""
@@ -56,15 +58,27 @@ def read_config(directory: Path, tensors: int) -> ModelConfig:
         or not isinstance(architectures[0], str)
     ):
         _refuse("`architectures` must name exactly one class", "Name the class that the weights belong to.")
+    if _is_deeper(values, MAX_DEPTH):
+        _refuse(f"it is nested more than {MAX_DEPTH} levels deep", "Use the config.json of the export.")
     findings: list[Finding] = []
     cleaned = _cleaned(values, "", 4 * tensors + 256, findings)
     return ModelConfig(architecture=architectures[0], values=cleaned, findings=tuple(findings))
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        nested = [item for item in level if isinstance(item, dict | list)]
+        level = [part for item in nested for part in (item.values() if isinstance(item, dict) else item)]
+    return any(isinstance(item, dict | list) for item in level)
 
 
 def _cleaned(values: Mapping[str, Any], where: str, limit: int, findings: list[Finding]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{where}{key}"[:200]
+        if not key.isprintable():
+            _refuse(f"the key `{name}` holds a character that cannot be printed", "Remove it.")
         if key in _ALREADY_COMPRESSED and value:
             _refuse(f"`{name}` says that it is already quantized or compressed", "Use the original model.")
         if key in _RETOLD or key in _ALREADY_COMPRESSED:
@@ -92,8 +106,12 @@ def _cleaned_value(key: str, value: Any, name: str, limit: int, findings: list[F
 
 
 def _check_labels(name: str, value: Any) -> None:
-    if value is not None and (not isinstance(value, dict) or len(value) > MAX_LABELS):
+    if value is None:
+        return
+    if not isinstance(value, dict) or len(value) > MAX_LABELS:
         _refuse(f"`{name}` is not an object of at most {MAX_LABELS} labels", "Correct it.")
+    if not all(isinstance(label, str | int) for label in value.values()):
+        _refuse(f"`{name}` holds a label that is neither a text nor a number", "Correct it.")
 
 
 def _check_counts(key: str, name: str, value: Any, limit: int) -> None:

@@ -72,6 +72,13 @@ class Product:
     findings: Sequence[Finding] = ()
 
 
+def printable(text: str) -> str:
+    """The text on one line, with everything escaped that could move a terminal's cursor or is no Unicode text."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class BadInput(Exception):
     """The model, the dataset or the parameters are at fault; trying again cannot help."""
 
@@ -88,7 +95,7 @@ class BadInput(Exception):
             )
             if part
         )
-        super().__init__(f"{what}{f' ({where})' if where else ''}: {why}. {do}")
+        super().__init__(printable(f"{what}{f' ({where})' if where else ''}: {why}. {do}"))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.what, self.why, self.do, self.file, self.tensor, self.line)

@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tasks.contract import BadInput, Finding
+from tasks.contract import BadInput, Finding, printable
 from tasks.strictjson import parse_object
 
 MAX_HEADER_BYTES = 25_000_000
@@ -35,6 +35,7 @@ DTYPE_BITS: Mapping[str, int] = {
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.safetensors")
+_FIELDS = frozenset({"dtype", "shape", "data_offsets"})
 _EXPORT = "Export the model again with save_pretrained(safe_serialization=True)."
 
 
@@ -200,7 +201,7 @@ def _entry(name: str, fields: Any, start: int, file: str) -> TensorEntry:
     shown = name[:MAX_NAME]
     if not name or len(name) > MAX_NAME or not name.isprintable():
         _refuse(file, f"a tensor's name is empty, unprintable or longer than {MAX_NAME}: {shown!r}")
-    if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(fields, dict) or fields.keys() != _FIELDS:
         _refuse(file, "it needs dtype, shape and data_offsets, and nothing else", shown)
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
@@ -251,7 +252,9 @@ def _extra_files(present: set[str], used: set[str]) -> tuple[Finding, ...]:
     extra = sorted(name for name in present - used if name.endswith(".safetensors"))
     return tuple(
         Finding(
-            kind="extra_file", subject=name, message="holds weights that the model does not name; left alone"
+            kind="extra_file",
+            subject=printable(name),
+            message="holds weights that the model does not name; left alone",
         )
         for name in extra
     )

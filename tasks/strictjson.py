@@ -38,6 +38,8 @@ def parse_object(
     try:
         text = data.decode("utf-8")
         value = _decoder(may_be_infinite).decode(text)
+        if "\\u" in text and _has_half_pairs(value):
+            raise _Refused("a text in it holds half a surrogate pair")
     except UnicodeDecodeError as error:
         refuse(f"it is not UTF-8 at byte {error.start}")
     except RecursionError:
@@ -63,13 +65,7 @@ def _decoder(may_be_infinite: bool) -> json.JSONDecoder:
             raise _Refused(f"it holds more than {MAX_OBJECTS} objects")
         result = dict(pairs)
         if len(result) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for index, name in enumerate(names) if name in names[:index])
-            raise _Refused(f"the key {twice[:200]!r} stands in it twice")
-        for name, value in pairs:
-            for text in (name, value):
-                if isinstance(text, str) and not _encodable(text):
-                    raise _Refused(f"the text {text[:200]!r} holds half a surrogate pair")
+            raise _Refused(f"the key {_first_repeated(pairs)[:200]!r} stands in it twice")
         return result
 
     def whole(digits: str) -> int:
@@ -85,11 +81,19 @@ def _decoder(may_be_infinite: bool) -> json.JSONDecoder:
     return json.JSONDecoder(object_pairs_hook=unique, parse_int=whole, parse_constant=constant)
 
 
-def _encodable(text: str) -> bool:
-    if text.isascii():
-        return True
+def _first_repeated(pairs: list[tuple[str, Any]]) -> str:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            return name
+        seen.add(name)
+    raise AssertionError("no key stands there twice")
+
+
+def _has_half_pairs(value: Any) -> bool:
+    """Whether some text in the value, at any depth, is no Unicode text."""
     try:
-        text.encode("utf-8")
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
-        return False
-    return True
+        return True
+    return False

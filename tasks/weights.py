@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tasks.contract import BadInput, Finding
+from tasks.contract import BadInput, Finding, printable
 from tasks.headers import INDEX, TensorEntry, WeightFile, open_regular, read_layout
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -236,7 +236,9 @@ def _copy_companions(checkpoint: Checkpoint, output: Path) -> tuple[Finding, ...
         if path.name in weights:
             continue
         if reason := _reason_to_leave(path):
-            findings.append(Finding(kind="skipped_file", subject=path.name, message=f"not copied: {reason}"))
+            findings.append(
+                Finding(kind="skipped_file", subject=printable(path.name), message=f"not copied: {reason}")
+            )
             continue
         with open_regular(path) as source, open(output / path.name, "wb", buffering=0) as target:
             size = os.fstat(source.fileno()).st_size

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from orchestrator.addresses import ADVICE, NO_HOST, host_of, is_loopback
+from orchestrator.addresses import ADVICE, NO_HOST, host_of, is_loopback, place_of
 from orchestrator.domain import Pool
 from orchestrator.errors import NotPermitted, Unreachable, UsageError
 from orchestrator.probes.checks import Check, State
+from orchestrator.wording import count
 
 _SECONDS = 5.0
 _QUESTION = "/ray.rpc.NodeInfoGcsService/CheckAlive"
@@ -19,14 +20,12 @@ _RUN = "Start it, or correct --address (host:port of the head's GCS, 6379 by def
 def check_cluster(pools: Mapping[str, Pool], address: str) -> tuple[Check, ...]:
     """Whether it answers, whether strangers may use it, whether its Ray is ours, and which pools have nodes there."""
     if address not in NO_HOST:
-        if (silent := _answers(address)) is not None:
+        if (silent := answers(address)) is not None:
             return (silent,)
-        door = _door(address, os.environ)
-        if door.state is State.BROKEN:
+        door = check_door(address, stranger(address), os.environ)
+        if door.state in (State.BROKEN, State.DENIED):
             return (door,)
-    from orchestrator.backends.ray_backend import (
-        look,
-    )  # only where there is a cluster to look at: it takes seconds
+    from orchestrator.backends.ray_backend import look  # loading Ray takes seconds
 
     try:
         seen = look(pools, address)
@@ -36,10 +35,10 @@ def check_cluster(pools: Mapping[str, Pool], address: str) -> tuple[Check, ...]:
         return (_told("token", State.BROKEN, str(error), "Whoever reaches it owns your models.", ADVICE),)
     except UsageError as error:
         return (_told("version", State.BROKEN, str(error), "It cannot be joined.", "Use one image for all."),)
-    answers = f"{seen.nodes} nodes, head at {seen.gcs_address}"
+    there = f"{count(seen.nodes, 'node')}, head at {seen.gcs_address}"
     return (
-        _told("answers", State.OK, answers, "", ""),
-        _door(seen.gcs_address, os.environ),
+        _told("answers", State.OK, there, "", ""),
+        check_door(seen.gcs_address, stranger(seen.gcs_address), os.environ),
         _told("version", State.OK, f"Ray {seen.version}, like here", "", ""),
         *(_pool(pool, seen.slots[name]) for name, pool in pools.items()),
     )
@@ -63,9 +62,9 @@ def _pool(pool: Pool, slots: int) -> Check:
     )
 
 
-def _answers(address: str) -> Check | None:
+def answers(address: str) -> Check | None:
     """None if something listens there."""
-    host, port = _place(address)
+    host, port = place_of(address)
     try:
         socket.create_connection((host, port), timeout=_SECONDS).close()
     except OSError as error:
@@ -76,13 +75,11 @@ def _answers(address: str) -> Check | None:
     return None
 
 
-def _door(address: str, environment: Mapping[str, str], ask: Callable[[str], str] | None = None) -> Check:
-    """Whether a stranger, who has no token, gets an answer."""
-    answer = (ask or stranger)(address)
-    here = is_loopback(host_of(address))
+def check_door(address: str, answer: str, environment: Mapping[str, str]) -> Check:
+    """What it means that a stranger, who has no token, got this answer (a gRPC status)."""
     if answer == "OK":
         seen = f"{address} answers everybody, without a token"
-        if here:
+        if is_loopback(host_of(address)):
             return _told("token", State.OK, f"{seen}; it is on this machine's loopback", "", "")
         return _told("token", State.BROKEN, seen, "Whoever reaches it runs code on it.", ADVICE)
     if answer == "UNAUTHENTICATED":
@@ -100,19 +97,13 @@ def stranger(address: str) -> str:
     """The gRPC status with which the head answers somebody without a token, in capitals."""
     import grpc
 
-    host, port = _place(address)
+    host, port = place_of(address)
     with grpc.insecure_channel(f"[{host}]:{port}" if ":" in host else f"{host}:{port}") as channel:
         try:
             channel.unary_unary(_QUESTION)(b"", timeout=_SECONDS)
         except grpc.RpcError as error:
             return str(error.code().name)
     return "OK"
-
-
-def _place(address: str) -> tuple[str, int]:
-    host = host_of(address)
-    port = address.rpartition(":")[2]
-    return host, int(port) if port.isdigit() and len(port) < 6 and not address.endswith(f"{host}") else 6379
 
 
 def _told(name: str, state: State, seen: str, follows: str, advice: str) -> Check:

@@ -110,7 +110,10 @@ class S3Store:
         return self._create(key, data) is not None
 
     def swap(self, key: str, data: bytes, etag: str | None) -> str | None:
-        """Replaces with `If-Match`, the etag quoted as the standard says and, where that loses, bare as Ceph wants it."""
+        """Replaces with `If-Match`, the etag quoted as the standard says and, where that loses, bare as Ceph wants it.
+
+        None may also mean that it won, its answer was lost, and another replaced it before it could be read back.
+        """
         check_swapped(key, data, etag)
         if etag is None:
             return self._create(key, data)

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def sound_header(chance: Chance) -> tuple[Pairs, int]:
 
 def many_tensors(chance: Chance) -> bytes:
     """So many that only their number may count."""
-    count = chance.choice((2_000, 199_999, 200_000, 200_001))
+    count = chance.choice((2_000, 50_000, 200_001))
     return (
         b"{"
         + b",".join(b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % n for n in range(count))
@@ -230,7 +231,7 @@ def header_file(chance: Chance, changes: int, is_large: bool = False) -> tuple[b
         length = chance.choice(
             (length + chance.randrange(-9, 10), 0, 25_000_001, 100_000_000, 2**32, 2**63, 2**64 - 1)
         )
-    return struct.pack("<Q", max(0, length)) + text + data, blamed
+    return struct.pack("<Q", min(max(0, length), 2**64 - 1)) + text + data, blamed
 
 
 def judge_header(chance: Chance, directory: Path) -> tuple[bool, Problems]:
@@ -573,49 +574,56 @@ def one(seed: int, number: int, home: Path) -> tuple[str, bool, Problems]:
 
 @contextmanager
 def alarm(seconds: float) -> Iterator[None]:
+    """Ends what computes for so long, or waits for twelve times as long: the machine may have other work."""
+
     def late(*_: Any) -> None:
         raise TimeoutError(f"took more than {seconds} s")
 
-    signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timers = (
+        (signal.ITIMER_PROF, signal.SIGPROF, seconds),
+        (signal.ITIMER_REAL, signal.SIGALRM, 12 * seconds),
+    )
+    for timer, number, limit in timers:
+        signal.signal(number, late)
+        signal.setitimer(timer, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer, _, _ in timers:
+            signal.setitimer(timer, 0)
+
+
+library_seconds = 0.0
 
 
 @contextmanager
 def unlimited() -> Iterator[None]:
-    """The library may take what it likes: it aborts the process where it gets nothing."""
+    """The library may take what it likes: where it gets no memory it aborts the process."""
+    global library_seconds
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    left, began = signal.setitimer(signal.ITIMER_PROF, 0)[0], time.process_time()
     try:
         yield
     finally:
+        library_seconds += time.process_time() - began
+        signal.setitimer(signal.ITIMER_PROF, left)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def run_round(seed: int, numbers: range) -> dict[str, Any]:
     """Judges these inputs within the limit of memory."""
-    before = {line.split(":")[0]: line.split() for line in Path("/proc/self/status").read_text().splitlines()}
-    size = int(before["VmSize"][1]) * 1024
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.RLIM_INFINITY))
     accepted, refused, slowest, problems = Counter[str](), Counter[str](), (0.0, -1), []
     with tempfile.TemporaryDirectory(prefix="fuzz-") as home:
         for number in numbers:
-            began = time.perf_counter()
+            began = time.process_time() - library_seconds
             kind, is_accepted, found = one(seed, number, Path(home))
-            slowest = max(slowest, (time.perf_counter() - began, number))
+            slowest = max(slowest, (time.process_time() - library_seconds - began, number))
             (accepted if is_accepted else refused)[kind] += 1
             problems += [f"input {number} ({kind}): {line}" for line in found]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - int(before["VmRSS"][1]) * 1024
-    return {
-        "accepted": accepted,
-        "refused": refused,
-        "slowest": slowest,
-        "problems": problems[:20],
-        "peak_bytes": peak,
-    }
+    return {"accepted": accepted, "refused": refused, "slowest": slowest, "problems": problems[:20]}
 
 
 def in_a_process(seed: int, count: int) -> dict[str, Any]:
@@ -633,7 +641,6 @@ def check_round(told: dict[str, Any], count: int) -> None:
     for kind in KINDS:
         assert told["accepted"].get(kind, 0) > 0, f"no {kind} was accepted"
         assert told["refused"].get(kind, 0) > 0, f"no {kind} was refused"
-    assert told["peak_bytes"] < MEMORY
     assert told["slowest"][0] < SECONDS
 
 
@@ -647,6 +654,42 @@ def test_a_hundred_thousand_hostile_inputs() -> None:
     began, told = time.monotonic(), in_a_process(2, 100_000)
     print(f"\n100000 inputs in {time.monotonic() - began:.0f} s; {told}")
     check_round(told, 100_000)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_configs_that_lie_give_a_refusal_or_an_empty_module(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """transformers computes with whatever a config says; nothing of that may end otherwise, or take long."""
+    from tasks.models import build_on_meta
+
+    architectures = (
+        "LlamaForCausalLM",
+        "GPT2LMHeadModel",
+        "BertForSequenceClassification",
+        "ViTForImageClassification",
+    )
+    sound = {}
+    for name in (*architectures, "ResNetForImageClassification", "MLPForClassification"):
+        tiny_model(tmp_path / name, name)
+        sound[name] = json.loads((tmp_path / name / "config.json").read_text())
+        build_on_meta(tmp_path / name)
+    ended = Counter[str]()
+    for number in range(1500):
+        chance = random.Random(number)
+        name = chance.choice(sorted(sound))
+        config = dict(sound[name])
+        for _ in range(chance.randrange(1, 3)):
+            config[chance.choice([*config, *ODD_KEYS])] = chance.choice(
+                (*ODD_VALUES, *ODD_SETTINGS, 3, 10**5, "gelu")
+            )
+        (tmp_path / name / "config.json").write_text(rendered(config, False))
+        with alarm(SECONDS):
+            is_built, problems = judged(partial(build_on_meta, tmp_path / name), None, "", lambda _: [])
+        assert problems == [], number
+        ended["built" if is_built else "refused"] += 1
+    assert min(ended["built"], ended["refused"]) > 100, ended
 
 
 if __name__ == "__main__":

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.addresses import ALLOW_OPEN, check_cluster, host_of, is_loopback, problem_of_cluster
+from orchestrator.addresses import (
+    ALLOW_OPEN,
+    check_cluster,
+    host_of,
+    is_loopback,
+    place_of,
+    problem_of_cluster,
+)
 from orchestrator.errors import NotPermitted
 
 HERE = [
@@ -56,6 +63,18 @@ def test_an_open_cluster_is_used_only_by_who_typed_that_it_is_unsafe():
 )  # fmt: skip
 def test_the_host_of_an_address(address, host):
     assert host_of(address) == host
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("10.0.0.5:6380", ("10.0.0.5", 6380)), ("10.0.0.5", ("10.0.0.5", 6379)), ("[::1]:7000", ("::1", 7000)),
+        ("::1", ("::1", 6379)), ("[::1]", ("::1", 6379)), ("head", ("head", 6379)), ("head:x", ("head", 6379)),
+        ("ray://head:10001", ("head", 10001)), ("head:123456", ("head", 6379)),
+    ],
+)  # fmt: skip
+def test_the_host_and_port_of_an_address(address, place):
+    assert place_of(address) == place
 
 
 def test_a_zone_does_not_make_an_address_local():

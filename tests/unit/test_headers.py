@@ -379,6 +379,15 @@ def test_files_that_the_index_does_not_name_are_a_finding(tmp_path):
     assert (finding.kind, finding.subject) == ("extra_file", "consolidated.safetensors")
 
 
+def test_a_file_whose_name_is_no_text_is_told_escaped(tmp_path):
+    odd = tmp_path / os.fsdecode(b"odd\xff.safetensors")
+    write(odd, {"x": [1.0]})
+    assert "odd\\udcff.safetensors" in str(layout_refusal(tmp_path))
+    shards(tmp_path)
+    (finding,) = read_layout(tmp_path).findings
+    assert finding.subject == "odd\\udcff.safetensors"
+
+
 def test_a_missing_shard_is_named(tmp_path):
     shards(tmp_path)
     (tmp_path / "m-2.safetensors").unlink()

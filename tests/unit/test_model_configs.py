@@ -121,6 +121,27 @@ def test_label_bombs_and_huge_numbers_are_refused(tmp_path):
     assert "beyond any model" in refusal(tmp_path, sizes=[1, [10**30]])
 
 
+@pytest.mark.parametrize("label", [{"auto_map": "x"}, ["a"], None, 0.5])
+def test_a_label_is_a_text_or_a_number(tmp_path, label):
+    assert "label" in refusal(tmp_path, id2label={"0": label})
+    assert read(tmp_path, label2id={"a": 0}, id2label={"0": "a"}).findings == ()
+
+
+@pytest.mark.parametrize("key", ["\x1b[2J", "a\nb", "\u202e"])
+def test_a_key_that_cannot_be_printed_is_refused_and_shown_escaped(tmp_path, key):
+    for values in ({key: 1}, {"text_config": {key: 1}}):
+        message = refusal(tmp_path, **values)
+        assert "cannot be printed" in message
+        assert message.isprintable()
+
+
+def test_nesting_that_no_model_needs_is_refused(tmp_path):
+    for depth, opening, closing in ((900, '{"a":', "}"), (900, "[", "]"), (40, '[{"a":', "}]")):
+        nested = json.loads(opening * depth + "1" + closing * depth)
+        assert "nested" in refusal(tmp_path, inner=nested)
+    assert read(tmp_path, inner=[[{"a": [[{"b": 1}]]}]]).values["inner"] == [[{"a": [[{"b": 1}]]}]]
+
+
 def test_infinity_is_a_value_that_configs_have(tmp_path):
     assert math.isinf(read(tmp_path, time_step_limit=[0.0, float("inf")]).values["time_step_limit"][1])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 
@@ -46,6 +47,7 @@ def test_constants_that_are_no_json_are_read_only_where_they_are_expected(consta
         ('{"a": -0}', "-0"),
         ('{"a": "\\ud800"}', "surrogate"),
         ('{"\\udfff": 1}', "surrogate"),
+        ('{"a": ["x", ["\\ud800"]]}', "surrogate"),
         ("3", "JSON int"),
         ('"text"', "JSON str"),
         ("null", "JSON NoneType"),
@@ -72,3 +74,16 @@ def test_a_long_key_is_cut_in_the_message():
     with pytest.raises(BadInput) as caught:
         parse(f'{{"{key}": 1, "{key}": 2}}')
     assert len(str(caught.value)) < 500
+
+
+def test_a_pair_of_escapes_that_makes_one_character_is_text():
+    assert parse('{"a": ["\\ud83d\\ude00", "\\\\ud800"]}') == {"a": ["😀", "\\ud800"]}
+
+
+def test_a_repeated_key_among_very_many_is_found_at_once():
+    """Each name was once compared with all before it: a file of 10 MB took hours."""
+    text = "{" + ",".join(f'"{number}":0' for number in range(400_000)) + ',"399999":0}'
+    began = time.process_time()
+    with pytest.raises(BadInput, match="'399999' stands in it twice"):
+        parse(text)
+    assert time.process_time() - began < 20

@@ -12,6 +12,8 @@ from markupsafe import Markup, escape
 from orchestrator.wording import shorten
 
 SHAPES = 6
+_NEGLIGIBLE = 1e-300
+_STEEPEST = 1e12
 
 
 def element(name: str, *children: str | Markup, **attributes: object) -> Markup:
@@ -122,11 +124,12 @@ def scale_of(values: Iterable[float], start: float, end: float, *, may_bend: boo
     """A scale that holds all values and zero; bent where the large ones would flatten the others."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(0.0, *finite), max(0.0, *finite)
-    if high == low:
+    if high - low < _NEGLIGIBLE:
         high = low + 1.0
     sizes = sorted(abs(value) for value in finite if value)
     middle = sizes[len(sizes) // 2] if sizes else 0.0
-    bend = middle / 2 if may_bend and middle and max(-low, high) > 25 * middle else 0.0
+    largest = max(-low, high)
+    bend = max(middle / 2, largest / _STEEPEST) if may_bend and middle and largest > 25 * middle else 0.0
     room = 0.0 if bend else (high - low) * 0.05
     return Scale(
         low=low - room if low < 0 else low,

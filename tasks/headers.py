@@ -133,6 +133,10 @@ def read_header(path: Path) -> WeightFile:
         beginning = stream.read(512)
         length = header_length(beginning, size, path.name)
         head = (beginning + stream.read(max(0, 8 + length - len(beginning))))[: 8 + length]
+    if len(head) < 8 + length:
+        _refuse(
+            path.name, "it became shorter while it was read", do="Wait until it is written, then try again."
+        )
     return WeightFile(path=path, entries=check_header(head, size, path.name), head=head, bytes=size)
 
 

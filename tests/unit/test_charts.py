@@ -7,7 +7,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.charts import (
@@ -42,6 +42,8 @@ def test_text_and_attributes_are_escaped():
 
 
 @given(st.lists(finite, min_size=1, max_size=30))
+@example([2e-311, 2e-311, -1.0])
+@example([5e-324])
 def test_a_scale_holds_every_value_and_zero_in_order(values):
     scale = scale_of(values, 100.0, 0.0)
     pixels = [scale(value) for value in sorted([*values, 0.0])]
@@ -51,6 +53,8 @@ def test_a_scale_holds_every_value_and_zero_in_order(values):
 
 
 @given(st.lists(finite, min_size=1, max_size=30))
+@example([2e-311, 2e-311, -1.0])
+@example([5e-324])
 def test_ticks_are_few_ascending_and_within_the_scale(values):
     scale = scale_of(values, 0.0, 100.0)
     ticks = scale.ticks(6)

@@ -504,3 +504,23 @@ def test_directories_without_one_clear_set_of_weights_say_why(tmp_path, names, r
 def test_what_is_no_directory_is_refused(tmp_path):
     with pytest.raises(BadInput, match="not a directory"):
         read_layout(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("kept", [0, 5, 40])
+def test_a_file_that_shrinks_while_it_is_read_is_told(tmp_path, monkeypatch, kept):
+    path = tmp_path / "model.safetensors"
+    write(path, {"x": [1.0]})
+    whole, fstat = path.stat().st_size, os.fstat
+
+    def then_shrink(descriptor):
+        told = fstat(descriptor)
+        if told.st_size == whole and then_shrink.is_open:
+            os.truncate(path, kept)
+        then_shrink.is_open = True
+        return told
+
+    then_shrink.is_open = False
+    monkeypatch.setattr("tasks.headers.os.fstat", then_shrink)
+    with pytest.raises(BadInput, match="shorter while it was read|beyond|cut short"):
+        read_header(path)
+    assert path.stat().st_size == kept

@@ -10,6 +10,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,16 +44,18 @@ pools:
 """
 
 
-def body(work, task):
+def body(work, task, *needs):
     """One unit as the bare loop runs it: the task's function on local files, its rows back to the driver."""
     import torch
 
     torch.set_num_threads(1)
+    if task == "tasks.pruning" and needs:
+        work = replace(work, inputs={"sensitivity": [row for need in needs for row in need["sensitivity"]]})
     product = importlib.import_module(task).run(work)
     return {name: list(rows) for name, rows in product.tables.items()}
 
 
-def judged(params, dense, pruned, seed):
+def judged(params, seed, dense, pruned):
     """The judge unit of the bare loop."""
     from orchestrator import judging
 
@@ -60,7 +63,7 @@ def judged(params, dense, pruned, seed):
 
 
 def bare_loop(seen, ray):
-    """All units of the plan as bare Ray tasks, each started as soon as it is submitted; seconds."""
+    """All units of the plan as bare Ray tasks, submitted at once, each started when what it needs is there; seconds."""
     from orchestrator.domain import TaskName
     from orchestrator.worker import ENTRY
     from tasks.contract import Dataset, Work
@@ -68,23 +71,16 @@ def bare_loop(seen, ray):
     remote_body = ray.remote(max_retries=0)(body)
     remote_judge = ray.remote(max_retries=0)(judged)
     scratch = Path(tempfile.mkdtemp())
-    started, refs, outputs = time.perf_counter(), {}, {}
+    started, refs = time.perf_counter(), {}
     for key in seen.plan.todo:
         unit = seen.plan.units[key]
+        needs = [refs[need] for need in unit.needs]
         if unit.task is TaskName.JUDGE:
-            refs[key] = remote_judge.remote(
-                unit.step.params, *(refs[need] for need in unit.needs), unit.step.seed
-            )
+            refs[key] = remote_judge.remote(unit.step.params, unit.step.seed, *needs)
             continue
-        inputs, model = {}, Path(unit.model.uri)
-        if unit.task is TaskName.PRUNE and unit.needs:
-            rows = [row for need in unit.needs for row in ray.get(refs[need])["sensitivity"]]
-            inputs = {"sensitivity": rows}
-        if unit.task is TaskName.EVALUATE and unit.needs:
-            ray.get(refs[unit.needs[0]])
-            model = outputs[unit.needs[0]]
-        outputs[key] = scratch / key
-        outputs[key].mkdir()
+        is_of_pruned = unit.task is TaskName.EVALUATE and unit.needs
+        model = scratch / unit.needs[0] if is_of_pruned else Path(unit.model.uri)
+        (scratch / key).mkdir()
         data = unit.step.data
         role = "evaluation" if unit.task is TaskName.EVALUATE else "calibration"
         datasets = {}
@@ -93,10 +89,10 @@ def bare_loop(seen, ray):
                 path=Path(data.path), kind=data.kind, split=data.split, slices=data.slices, shape=data.shape, samples=data.samples
             )  # fmt: skip
         work = Work(
-            model=model, params=unit.step.params, datasets=datasets, inputs=inputs, output=outputs[key],
+            model=model, params=unit.step.params, datasets=datasets, inputs={}, output=scratch / key,
             part=unit.part, parts=unit.parts, seed=unit.step.seed,
         )  # fmt: skip
-        refs[key] = remote_body.remote(work, ENTRY[unit.task])
+        refs[key] = remote_body.remote(work, ENTRY[unit.task], *needs)
     ray.get(list(refs.values()))
     seconds = time.perf_counter() - started
     shutil.rmtree(scratch)

@@ -20,6 +20,21 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
 _PLAIN = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 
+class _Anchored(Exception):
+    """An anchor or an alias stands in a line."""
+
+    def __init__(self, line: int) -> None:
+        self.line = line
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise _Anchored(event.start_mark.line + 1)
+        return super().compose_node(parent, index)
+
+
 def parse(text: str, name: str) -> tuple[Any, dict[Path, int]]:
     """Plain values, and path -> line (1 is the first). `name` stands in errors.
 
@@ -28,11 +43,11 @@ def parse(text: str, name: str) -> tuple[Any, dict[Path, int]]:
     if len(text.encode(errors="surrogatepass")) > MAX_TEXT_BYTES:
         raise SpecError(f"{name}: more than {MAX_TEXT_BYTES} bytes; this is no fleet file")
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                line = event.start_mark.line + 1 if event.start_mark else 1
-                raise SpecError(f"{name}:{line}: anchors and aliases are not used here; write the value out")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
+    except _Anchored as found:
+        raise SpecError(
+            f"{name}:{found.line}: anchors and aliases are not used here; write the value out"
+        ) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise SpecError(

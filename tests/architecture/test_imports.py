@@ -157,3 +157,8 @@ def test_every_kind_of_finding_has_a_series_of_its_own():
                 }
     assert len(named) > 10
     assert named <= set(FINDING_KINDS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "unit").glob("*.py")), ids=short)
+def test_unit_tests_need_neither_torch_nor_ray(path):
+    assert not roots(imports_of(path)) & {"torch", "transformers", "ray", "boto3", "deltalake"}

@@ -10,19 +10,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from servers import ceph as ceph_server
-from servers.ceph import S3Server
-from servers.scripted import Scripted
 
-from orchestrator.spec import StoreSpec
-from orchestrator.stores.s3 import S3Store
+if TYPE_CHECKING:
+    from servers.ceph import S3Server
+    from servers.scripted import Scripted
+
+    from orchestrator.stores.s3 import S3Store
 
 
 @pytest.fixture(scope="session")
 def ceph() -> Iterator[S3Server]:
     """A real S3 server."""
+    from servers import ceph as ceph_server
+
     if reason := ceph_server.missing():
         pytest.skip(reason)
     with ceph_server.serve() as server:
@@ -33,12 +36,15 @@ def ceph() -> Iterator[S3Server]:
 def moto() -> Iterator[S3Server]:
     """A mock S3 server."""
     from moto.server import ThreadedMotoServer
+    from servers import ceph as ceph_server
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     try:
-        yield S3Server(endpoint=f"http://{host}:{port}", key=ceph_server.KEY, secret=ceph_server.SECRET)
+        yield ceph_server.S3Server(
+            endpoint=f"http://{host}:{port}", key=ceph_server.KEY, secret=ceph_server.SECRET
+        )
     finally:
         server.stop()
 
@@ -46,6 +52,9 @@ def moto() -> Iterator[S3Server]:
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
     """A server that fails as it is told."""
+    from servers.ceph import S3Server
+    from servers.scripted import Scripted
+
     with Scripted.serve() as server:
         for name, value in S3Server(endpoint="", key="key", secret="secret").environment.items():
             monkeypatch.setenv(name, value)
@@ -55,6 +64,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
 @pytest.fixture
 def s3_store(ceph: S3Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S3Store]:
     """Makes stores on the real server."""
+    from orchestrator.spec import StoreSpec
+    from orchestrator.stores.s3 import S3Store
+
     for name, value in ceph.environment.items():
         monkeypatch.setenv(name, value)
 

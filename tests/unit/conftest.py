@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import PurePosixPath
 
 import pytest
@@ -43,8 +44,9 @@ def fleet_text():
     return FLEET
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_fleet():
+    @cache
     def make(text=FLEET):
         return load_fleet(text, "fleet.yaml", PurePosixPath("/home"))
 

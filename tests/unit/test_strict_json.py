@@ -81,9 +81,9 @@ def test_a_pair_of_escapes_that_makes_one_character_is_text():
 
 
 def test_a_repeated_key_among_very_many_is_found_at_once():
-    """Each name was once compared with all before it: a file of 10 MB took hours."""
-    text = "{" + ",".join(f'"{number}":0' for number in range(400_000)) + ',"399999":0}'
+    """Each name was once compared with all before it: a file of 10 MB took hours, one of 1 MB minutes."""
+    text = "{" + ",".join(f'"{number}":0' for number in range(100_000)) + ',"99999":0}'
     began = time.process_time()
-    with pytest.raises(BadInput, match="'399999' stands in it twice"):
+    with pytest.raises(BadInput, match="'99999' stands in it twice"):
         parse(text)
     assert time.process_time() - began < 20

@@ -1,16 +1,17 @@
-"""Effects. The one loop: decide, carry out, wait, observe; it owns the clock and holds no state of its own."""
+"""Effects. The one loop: decide, write down, carry out, wait, observe; it owns the clock, and no state but its journal."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from orchestrator import quarantine
 from orchestrator.costs import Costs
-from orchestrator.domain import Failure, Plan, Pool, Shard, Unit, UnitStatus
+from orchestrator.domain import Failure, FailureClass, Plan, Pool, Shard, Unit, UnitStatus
+from orchestrator.errors import StoreError, Unreachable
 from orchestrator.ports import Assignment, AttemptEnded, Backend, Clock, ObjectStore
 from orchestrator.scheduling import (
     Cancel,
@@ -25,6 +26,7 @@ from orchestrator.scheduling import (
     next_wake,
     observe,
 )
+from orchestrator.underway import Journal
 
 SHORTEST_WAIT_SECONDS = 0.01
 LONGEST_WAIT_SECONDS = 1.0  # so that a signal or a new node is noticed soon
@@ -63,7 +65,7 @@ class Signals:
     """Why to start nothing more; empty while nobody asked."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Controller:
     """What the loop works with."""
 
@@ -77,12 +79,21 @@ class Controller:
     signals: Signals = field(default_factory=Signals)
     stop_at: float | None = None
     max_failures: int | None = None
+    journal: Journal = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.store, self.run_id)
 
     def run(
-        self, plan: Plan, pools: Mapping[str, Pool], costs: Costs, misfits: Mapping[str, str]
+        self,
+        plan: Plan,
+        pools: Mapping[str, Pool],
+        costs: Costs,
+        misfits: Mapping[str, str],
+        suspects: Collection[str] = (),
     ) -> Progress:
         """Carries out the plan until nothing is left to start and nothing runs; the final state."""
-        progress = begin(plan, pools, costs, misfits)
+        progress = begin(plan, pools, costs, misfits, suspects)
         while not progress.is_over:
             self.round(progress)
             self.take_in(progress, self._wait(progress))
@@ -94,9 +105,24 @@ class Controller:
         at = self.clock.now()
         self._heed(progress, at)
         capacity = self.backend.capacity()
-        for order in decide(progress, capacity, at):
-            self._carry_out(order, progress.pools, at)
+        orders = decide(progress, capacity, at)
+        starts = [order for order in orders if isinstance(order, Start)]
+        failure = self._write_down(starts, at) if starts else None
+        for order in orders:
+            if failure is None or not isinstance(order, Start):
+                self._carry_out(order, progress.pools, at)
+        if failure is not None:
+            for start in starts:
+                observe(progress, AttemptEnded(attempt_id=start.attempt_id, failure=failure), at)
         self._show(progress, capacity)
+
+    def _write_down(self, starts: Sequence[Start], at: float) -> Failure | None:
+        """What cannot be written down does not start."""
+        try:
+            self.journal.begin(starts, at)
+        except (StoreError, Unreachable) as error:
+            return Failure(failure_class=FailureClass.STORAGE, error=str(error))
+        return None
 
     def take_in(self, progress: Progress, ended: Sequence[AttemptEnded]) -> None:
         """Lets the scheduler see what ended, and records what failed."""
@@ -107,6 +133,7 @@ class Controller:
             observe(progress, event, at)
             if attempt is None:
                 continue
+            self.journal.end(event.attempt_id)
             self._record(progress, event, attempt.shard)
             for key in list(progress.quarantine)[known:]:
                 quarantine.put(

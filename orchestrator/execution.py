@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator import underway
 from orchestrator.controller import Controller, Signals, SystemClock, Watcher
 from orchestrator.datafiles import share_data
 from orchestrator.domain import FailureClass, Judgement, Plan, Pool, Shard, Unit, UnitStatus
@@ -111,6 +112,7 @@ def execute(
     run_id = run_id or new_run_id(started_at)
     record = _Record(survey=survey, run_id=run_id, started_at=started_at)
     _open_run(survey, run_id, started_at)
+    underway.condemn(survey.store, survey.plan, survey.blamed, run_id, started_at)
     progress: Progress | None = None
     if survey.plan.todo:
         share_data(survey.store, [unit.step.data for unit in _units_to_do(survey.plan) if unit.step.data])
@@ -127,10 +129,13 @@ def execute(
                 stop_at=options.stop_at,
                 max_failures=options.max_failures,
             )
-            progress = controller.run(survey.plan, survey.pools, survey.costs, survey.placement.misfits)
+            progress = controller.run(
+                survey.plan, survey.pools, survey.costs, survey.placement.misfits, survey.suspects
+            )
         finally:
             backend.close()
         write_costs(survey.store, survey.costs.learnt(record.measured))
+    underway.settle(survey.store, _done(survey, progress), clock.now())
     published = publish_passed(survey, _done(survey, progress), run_id, clock.now(), options.actor)
     return _close_run(survey, record, progress, published, signals, clock.now())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -29,6 +29,7 @@ LIMIT_FACTOR = 20.0
 DEADLINE_PER_LIMIT = 2.0  # the limit counts from the start on a node, which the scheduler does not see
 MIN_DEADLINE_SECONDS = MIN_LIMIT_SECONDS * DEADLINE_PER_LIMIT
 KILL_AFTER_SECONDS = 30.0  # from asking an attempt to stop until it is killed
+LAST = -1.0  # a rank below all others
 STARVED_SECONDS = 120.0  # without any slot anywhere, while work is waiting
 
 
@@ -145,8 +146,17 @@ class Progress:
         return self.work_left / max(1, slots)
 
 
-def begin(plan: Plan, pools: Mapping[str, Pool], costs: Costs, misfits: Mapping[str, str]) -> Progress:
-    """The state before anything has started; `misfits` (unit -> why) fail at once, with all that need them."""
+def begin(
+    plan: Plan,
+    pools: Mapping[str, Pool],
+    costs: Costs,
+    misfits: Mapping[str, str],
+    suspects: Collection[str] = (),
+) -> Progress:
+    """The state before anything has started; `misfits` (unit -> why) fail at once, with all that need them.
+
+    `suspects` were under way when another run ended without a word: each is tried alone, and after the others.
+    """
     forecast = Forecast(pools, costs)
     progress = Progress(plan=plan, pools=pools, forecast=forecast, readers=dependents(plan.units))
     todo = set(plan.todo)
@@ -155,13 +165,17 @@ def begin(plan: Plan, pools: Mapping[str, Pool], costs: Costs, misfits: Mapping[
             (progress.ranks.get(reader, 0.0) for reader in progress.readers.get(key, ())), default=0.0
         )
         progress.ranks[key] = longest + progress.work(key)
+    for key in suspects:
+        if key in todo:
+            progress.alone.add(key)
+            progress.ranks[key] = LAST
     for key in plan.todo:
         progress.missing[key] = sum(need in todo for need in plan.units[key].needs)
         _enter(progress, key, UnitState.WAITING)
         progress.work_left += progress.work(key)
     for key, reason in misfits.items():
         _fail(progress, key, Failure(failure_class=FailureClass.MEMORY, error=reason), UnitState.FAILED)
-    for key in plan.todo:
+    for key in sorted(plan.todo, key=progress.alone.__contains__):
         if progress.missing[key] == 0 and progress.states[key] is UnitState.WAITING:
             _make_ready(progress, key)
     return progress

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from orchestrator import quarantine
+from orchestrator import quarantine, underway
 from orchestrator.costs import Costs
 from orchestrator.datafiles import find_data
-from orchestrator.domain import Catalog, Plan, Pool
+from orchestrator.domain import Catalog, Failure, Plan, Pool
 from orchestrator.errors import NotFound, SpecError
 from orchestrator.placement import Placement, place, pools_of
 from orchestrator.planning import build_plan
@@ -18,6 +18,7 @@ from orchestrator.ports import ObjectStore
 from orchestrator.scanning import scan
 from orchestrator.spec import Fleet, load_fleet
 from orchestrator.stores.opening import open_store
+from orchestrator.wording import count
 
 COSTS_KEY = "catalog/costs.json"
 
@@ -35,6 +36,10 @@ class Survey:
     pools: Mapping[str, Pool]
     plan: Plan
     placement: Placement
+    suspects: frozenset[str] = frozenset()
+    """Units to do that were under way when another run ended without a word, or are so in one that goes on."""
+    blamed: Mapping[str, Failure] = field(default_factory=dict)
+    """Units that were so again and again."""
 
 
 def read_fleet(path: Path) -> tuple[Fleet, str]:
@@ -56,24 +61,39 @@ def survey(fleet: Fleet, fleet_text: str, at: float, *, retry_quarantined: bool 
     scanned = scan(fleet, store, at)
     data = find_data(fleet)
     done = completed(store)
-    held = quarantine.read(store)
+    left = underway.left(store)
+    blamed = underway.blamed(left)
+    held = underway.reasons(blamed) | quarantine.read(store)
     plan = build_plan(fleet, scanned.catalog, done, data, held)
     if retry_quarantined and plan.quarantined:
         quarantine.lift(store, plan.quarantined)
+        underway.lift(store, plan.quarantined)
         plan = build_plan(fleet, scanned.catalog, done, data, {})
     plan = replace(plan, impossible=(*scanned.impossible, *plan.impossible))
     costs = read_costs(store)
     pools = pools_of(fleet)
+    suspects = frozenset(left).intersection(plan.todo)
     return Survey(
         fleet=fleet,
         fleet_text=fleet_text,
         store=store,
         catalog=scanned.catalog,
-        warnings=scanned.warnings,
+        warnings=(*scanned.warnings, *_warning_of(suspects)),
         costs=costs,
         pools=pools,
         plan=plan,
         placement=place(plan, pools, costs),
+        suspects=suspects,
+        blamed=blamed,
+    )
+
+
+def _warning_of(suspects: Collection[str]) -> tuple[str, ...]:
+    if not suspects:
+        return ()
+    units = count(len(suspects), "unit")
+    return (
+        f"{units} under way in a run that ended without a word, or goes on: tried alone, after the others",
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from orchestrator import quarantine
+from orchestrator import quarantine, underway
 from orchestrator.controller import SHORTEST_WAIT_SECONDS, Controller
 from orchestrator.costs import Costs
 from orchestrator.domain import FailureClass, Plan, Shard, UnitStatus
@@ -81,10 +81,13 @@ class Life:
         scene = self.night.scene
         done = completed(self.view)
         held = {key: quarantine.reason(self.view, key) for key in quarantine.list_units(self.view)}
-        plan = build_plan(scene.fleet, scene.catalog, done, scene.data, held)
+        left = underway.left(self.view, threads=1)
+        blamed = underway.blamed(left)
+        plan = build_plan(scene.fleet, scene.catalog, done, scene.data, underway.reasons(blamed) | held)
+        underway.condemn(self.view, plan, blamed, self.name, self.night.timeline.at)
         self.known = set(plan.done)
         pools = pools_of(scene.fleet)
-        return begin(plan, pools, Costs(), place(plan, pools, Costs()).misfits)
+        return begin(plan, pools, Costs(), place(plan, pools, Costs()).misfits, left)
 
     def _rounds(self, progress: Progress) -> None:
         more = True

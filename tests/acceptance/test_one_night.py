@@ -193,8 +193,11 @@ def test_a_controller_killed_in_the_middle_is_gone_on_from(make_home, moment):
     process.wait()
     time.sleep(1.0)
     before = home.results()
+    left = list((home.store / "underway").rglob("*.json"))
+    assert left or moment < 1, "what was under way had been written down"
     summary = home.run()
     assert summary["exit_code"] in (0, 3)
+    assert not list((home.store / "underway").rglob("*.json"))
     after = home.results()
     assert all(after[key] == data for key, data in before.items()), "a finished unit was written again"
     wanted = {unit["unit_key"] for unit in home.plan()["units"]}

@@ -64,6 +64,7 @@ def test_the_small_nights_reach_every_kind_of_effect():
         ("controller", "get", "quarantine"),
         ("controller", "put_if_absent", "quarantine"),
         ("controller", "put_if_absent", "runs"),
+        *(("controller", verb, "underway") for verb in ("list", "get", "put", "delete")),
         *(("worker", "stat", f"results/{task}") for task in ("sensitivity", "prune", "evaluate", "judge")),
         *(
             ("worker", "put_if_absent", f"results/{task}")

@@ -107,6 +107,12 @@ def run(
         float | None,
         typer.Option(min=0.0, help="Start nothing more after so many hours; the rest is carried over."),
     ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            help="Start work only in these hours, like 01:00-06:00 or 22:00-06:00 Europe/Berlin; the rest is carried over."
+        ),
+    ] = None,
     max_failures: Annotated[
         int | None, typer.Option(min=0, help="Start nothing more once more units failed.")
     ] = None,
@@ -121,7 +127,9 @@ def run(
     from orchestrator.execution import RunOptions, execute
     from orchestrator.metrics import RunMetrics
     from orchestrator.terminal import LiveView
+    from orchestrator.window import first_stop, parse_window
 
+    hours = parse_window(window, None) if window is not None else None
     connect = _backend(backend, address)
     seen = _survey(fleet, retry_quarantined=retry_quarantined)
     if not quiet and not as_json:
@@ -133,7 +141,7 @@ def run(
         talk.print(f"metrics: http://127.0.0.1:{port}/metrics", markup=False, highlight=False)
     options = RunOptions(
         cache_root=str(cache or _default_cache()),
-        stop_at=time.time() + budget_hours * 3600 if budget_hours is not None else None,
+        stop=first_stop(hours, budget_hours, time.time()),
         max_failures=max_failures,
         actor=os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown",
     )

@@ -27,6 +27,7 @@ from orchestrator.scheduling import (
     observe,
 )
 from orchestrator.underway import Journal
+from orchestrator.window import StopAt
 
 SHORTEST_WAIT_SECONDS = 0.01
 LONGEST_WAIT_SECONDS = 1.0  # so that a signal or a new node is noticed soon
@@ -77,7 +78,7 @@ class Controller:
     """An order's values for the worker."""
     watchers: Sequence[Watcher] = ()
     signals: Signals = field(default_factory=Signals)
-    stop_at: float | None = None
+    stop: StopAt | None = None
     max_failures: int | None = None
     journal: Journal = field(init=False)
 
@@ -149,8 +150,8 @@ class Controller:
     def _heed(self, progress: Progress, at: float) -> None:
         if self.signals.drain:
             drain(progress, self.signals.drain)
-        if self.stop_at is not None and at >= self.stop_at:
-            drain(progress, "the window or the budget has ended")
+        if self.stop is not None and at >= self.stop.at:
+            drain(progress, self.stop.reason)
         failed = progress.counts[UnitState.FAILED] + progress.counts[UnitState.QUARANTINED]
         if self.max_failures is not None and failed > self.max_failures:
             drain(progress, f"{failed} units have failed; --max-failures allows {self.max_failures}")

@@ -18,6 +18,7 @@ from orchestrator.ports import AttemptEnded, Backend
 from orchestrator.publication import Published, publish_passed
 from orchestrator.scheduling import Progress, Start, UnitState
 from orchestrator.survey import Survey, write_costs
+from orchestrator.window import StopAt
 from orchestrator.worker import ShardOrder, run_shard
 
 STATUS_EVERY_SECONDS = 5.0
@@ -33,7 +34,7 @@ class RunOptions:
     """How a run is to go, beside what its fleet says."""
 
     cache_root: str
-    stop_at: float | None = None
+    stop: StopAt | None = None
     max_failures: int | None = None
     actor: str = "prunefleet"
 
@@ -126,7 +127,7 @@ def execute(
                 payload=lambda start: _order(survey, run_id, start, options),
                 watchers=(record, *watchers),
                 signals=signals,
-                stop_at=options.stop_at,
+                stop=options.stop,
                 max_failures=options.max_failures,
             )
             progress = controller.run(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,18 @@ def test_a_budget_of_nothing_carries_everything_over_and_ends_well(make_home):
     assert summary["outcome"] == "carried over"
     assert summary["units"]["done"] == 0
     assert summary["carried_over"] == len(home.plan()["units"])
+
+
+def test_outside_its_window_a_run_starts_nothing_and_ends_well(make_home):
+    home = make_home()
+    now = datetime.now(UTC)
+    begin, end = (now + timedelta(hours=hours) for hours in (2, 4))
+    summary = home.run("--window", f"{begin:%H:%M}-{end:%H:%M} UTC", check=0)
+    assert summary["outcome"] == "carried over"
+    assert summary["carried_over"] == len(home.plan()["units"])
+    assert "is not open" in summary["stop_reason"]
+    begin = now - timedelta(hours=2)
+    assert home.run("--window", f"{begin:%H:%M}-{end:%H:%M} UTC", check=3)["carried_over"] == 0
 
 
 def test_the_environment_of_the_shell_is_not_in_the_store(make_home):

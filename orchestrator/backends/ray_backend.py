@@ -76,11 +76,16 @@ class RayBackend:
     started: dict[str, float] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
     seen_at: float = float("-inf")
+    leaving: set[str] = field(default_factory=set)
+    """Nodes whose end has been announced."""
 
     def capacity(self) -> dict[str, int]:
         """Slots that the nodes alive now give each pool, at most as many as the spec says; looked up every 2 s."""
         if time.monotonic() - self.seen_at > NODES_EVERY_SECONDS:
-            nodes = [node for node in _untyped.nodes() if node["Alive"]]
+            self.leaving.update(_leaving())
+            nodes = [
+                node for node in _untyped.nodes() if node["Alive"] and node["NodeID"] not in self.leaving
+            ]
             self.seen = {name: _slots(pool, nodes) for name, pool in self.pools.items()}
             self.seen_at = time.monotonic()
         return dict(self.seen)
@@ -131,7 +136,10 @@ class RayBackend:
         try:
             reports, node = ray.get(ref)
         except ray_errors.RayError as error:
-            failure = Failure(failure_class=classify(error), error=_words(error))
+            kind = classify(error)
+            if kind is FailureClass.INFRASTRUCTURE and any(node in str(error) for node in self.leaving):
+                kind = FailureClass.PREEMPTION
+            failure = Failure(failure_class=kind, error=_words(error))
             return AttemptEnded(attempt_id=attempt_id, failure=failure, wall_seconds=seconds)
         return AttemptEnded(attempt_id=attempt_id, reports=reports, node=node, wall_seconds=seconds)
 
@@ -234,6 +242,13 @@ def _remote(body: Body) -> Any:
         return body(payload), _untyped.util.get_node_ip_address()
 
     return _untyped.remote(max_retries=0, retry_exceptions=False, enable_task_events=False)(run)
+
+
+def _leaving() -> set[str]:
+    """The ids of nodes that drain: somebody has announced their end, as clouds do before they take a node back."""
+    from ray._private.state import state  # the only place where Ray tells
+
+    return set(state.get_draining_nodes())
 
 
 def _slots(pool: Pool, nodes: Sequence[Mapping[str, Any]]) -> int:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import bodies
 import pytest
+
+from orchestrator.domain import FailureClass
 
 pytestmark = pytest.mark.ray
 
@@ -131,3 +135,36 @@ def test_a_whole_fleet_on_two_pools_at_once(cluster, make_small_fleet, tmp_path)
     assert "no_gpu" in {row["kind"] for row in findings}, "a GPU that is not there is said aloud"
     models = list((tmp_path / "cache").rglob("model.safetensors"))
     assert models, "nodes keep what they fetched"
+
+
+def test_what_was_on_a_node_whose_end_was_announced_is_preempted_and_its_slots_are_gone(
+    cluster, connect, pools, tmp_path
+):
+    import ray
+
+    spot = {"ray.io/market-type": "spot"}
+    node = cluster.add_node(num_cpus=2, labels=spot, object_store_memory=80 * 2**20)
+    cluster.wait_for_nodes()
+    backend = connect(bodies.act)
+    told = tmp_path / "s0"
+    backend.submit(assignment(pools, "s0", "spot", do="sleep", file=str(told)))
+    deadline = time.monotonic() + 60
+    while not told.exists():
+        assert time.monotonic() < deadline
+        backend.wait(0.2)
+    assert backend.capacity()["spot"] == 2
+    (ident,) = [
+        each["NodeID"] for each in ray.nodes() if each["Alive"] and spot.items() <= each["Labels"].items()
+    ]
+    subprocess.run(
+        [Path(sys.executable).parent / "ray", "drain-node", "--address", cluster.address, "--node-id", ident,
+         "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken back",
+         "--deadline-remaining-seconds", "600"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    while backend.capacity()["spot"] > 0:
+        assert time.monotonic() < deadline + 60
+        backend.wait(0.2)
+    cluster.remove_node(node, allow_graceful=False)
+    (ended,) = all_ended(backend, 1).values()
+    assert ended.failure.failure_class is FailureClass.PREEMPTION

@@ -18,7 +18,7 @@ import pytest
 pytestmark = [pytest.mark.benchmark, pytest.mark.ray]
 
 ROUNDS = 3
-COPIES = 4
+COPIES = 8
 
 FLEET = """
 version: 1

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def oddly(chance: Chance, value: Any) -> Any:
     """A value a little or a lot beside the right one."""
     if type(value) is int and chance.random() < 0.5:
         return value + chance.choice((-8, -4, -2, -1, 1, 2, 4, 8))
-    return deep(chance) if chance.random() < 0.02 else chance.choice(ODD_VALUES)
+    return deep(chance) if chance.random() < 0.02 else deepcopy(chance.choice(ODD_VALUES))
 
 
 def mutated_object(chance: Chance, pairs: Pairs) -> None:

@@ -45,6 +45,7 @@ class TaskName(StrEnum):
     SENSITIVITY = "sensitivity"
     PRUNE = "prune"
     EVALUATE = "evaluate"
+    LATENCY = "latency"
     JUDGE = "judge"
 
 
@@ -106,6 +107,8 @@ class Chain:
     pruned: str
     judge: str
     """Keys of the chain's prune, dense evaluation, pruned evaluation and judge units; empty where the recipe has none."""
+    latency: str = ""
+    """Key of the unit that times the dense model against the pruned one; empty where the recipe has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +189,8 @@ class FailureClass(StrEnum):
     """Whose fault a failure is; decides what is owed (see `retry`)."""
 
     INFRASTRUCTURE = "infrastructure"
+    CLUSTER = "cluster"
+    """All of it is gone, or this machine's way to it."""
     PREEMPTION = "preemption"
     MEMORY = "memory"
     TIMEOUT = "timeout"

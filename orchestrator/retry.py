@@ -43,6 +43,7 @@ MAX_DELAY = 300.0
 POLICY: Mapping[FailureClass, Owed] = {
     FailureClass.PREEMPTION: Owed(tries=1_000, delay=0.0, then=Action.GIVE_UP),
     FailureClass.INFRASTRUCTURE: Owed(tries=8, delay=1.0, then=Action.GIVE_UP),
+    FailureClass.CLUSTER: Owed(tries=1, delay=0.0, then=Action.STOP_RUN),
     FailureClass.STORAGE: Owed(tries=8, delay=2.0, then=Action.GIVE_UP),
     FailureClass.ENVIRONMENT: Owed(tries=3, delay=60.0, then=Action.STOP_RUN),
     FailureClass.MEMORY: Owed(tries=3, delay=0.0, then=Action.QUARANTINE, alone=True, memory_factor=2.0),

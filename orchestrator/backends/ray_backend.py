@@ -17,11 +17,18 @@ os.environ.setdefault(
 os.environ.setdefault("RAY_task_oom_retries", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Ray ends a process whose head has been silent for so long; here the loop stops in its place, and has time to close its run.
+os.environ.update(
+    RAY_gcs_rpc_server_reconnect_timeout_s=str(
+        int(os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "60")) + 600
+    )
+)
 
 import ray
 from ray import exceptions as ray_errors
 
 from orchestrator import addresses
+from orchestrator.backends.lookout import Lookout
 from orchestrator.domain import Failure, FailureClass, Pool, UnitReport
 from orchestrator.errors import NotPermitted, Unreachable, UsageError
 from orchestrator.labels import satisfies
@@ -34,6 +41,7 @@ OBJECT_STORE_BYTES = 128 * 2**20  # no weights travel through it, only a few hun
 STARTS = 3
 CANNOT_START = (Exception,)  # what ray.init raises has no common class: a slow daemon is a bare Exception
 NODES_EVERY_SECONDS = 2.0
+PATIENCE_SECONDS = int(os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"]) - 600  # noqa: SIM112 (so Ray spells it)
 MEMORY_STEP = 2**29  # few distinct shapes: Ray keeps one scheduling class for each
 
 CLASSES: tuple[tuple[type[BaseException], FailureClass], ...] = (
@@ -47,7 +55,7 @@ CLASSES: tuple[tuple[type[BaseException], FailureClass], ...] = (
     (ray_errors.TaskCancelledError, FailureClass.TIMEOUT),
     (ray_errors.WorkerCrashedError, FailureClass.POISON),
     (ray_errors.NodeDiedError, FailureClass.INFRASTRUCTURE),
-    (ray_errors.LocalRayletDiedError, FailureClass.INFRASTRUCTURE),
+    (ray_errors.LocalRayletDiedError, FailureClass.CLUSTER),
     (ray_errors.ObjectLostError, FailureClass.INFRASTRUCTURE),
     (ray_errors.RaySystemError, FailureClass.INFRASTRUCTURE),
     (ray_errors.RpcError, FailureClass.INFRASTRUCTURE),
@@ -74,21 +82,23 @@ class RayBackend:
     temporary: Path | None
     refs: dict[Any, str] = field(default_factory=dict)
     started: dict[str, float] = field(default_factory=dict)
-    seen: dict[str, int] = field(default_factory=dict)
-    seen_at: float = float("-inf")
-    leaving: set[str] = field(default_factory=set)
+    lookout: Lookout[Sequence[Mapping[str, Any]]] = field(init=False)
+    """Sees the nodes that can be given work."""
+    leaving: frozenset[str] = frozenset()
     """Nodes whose end has been announced."""
 
+    def __post_init__(self) -> None:
+        self.lookout = Lookout(self._nodes, NODES_EVERY_SECONDS)
+        self.lookout.begin()
+
     def capacity(self) -> dict[str, int]:
-        """Slots that the nodes alive now give each pool, at most as many as the spec says; looked up every 2 s."""
-        if time.monotonic() - self.seen_at > NODES_EVERY_SECONDS:
-            self.leaving.update(_leaving())
-            nodes = [
-                node for node in _untyped.nodes() if node["Alive"] and node["NodeID"] not in self.leaving
-            ]
-            self.seen = {name: _slots(pool, nodes) for name, pool in self.pools.items()}
-            self.seen_at = time.monotonic()
-        return dict(self.seen)
+        """Slots that the nodes alive now give each pool, at most as many as the spec says; none while the head is silent."""
+        nodes = self.lookout.last(PATIENCE_SECONDS) or ()
+        return {name: _slots(pool, nodes) for name, pool in self.pools.items()}
+
+    def _nodes(self) -> Sequence[Mapping[str, Any]]:
+        self.leaving = self.leaving | _leaving()
+        return [node for node in _untyped.nodes() if node["Alive"] and node["NodeID"] not in self.leaving]
 
     def submit(self, assignment: Assignment) -> None:
         """Sends the attempt to Ray with its pool's resources and labels."""
@@ -107,13 +117,13 @@ class RayBackend:
         self.started[assignment.attempt_id] = time.monotonic()
 
     def wait(self, seconds: float) -> Sequence[AttemptEnded]:
-        """Attempts that ended: waits for the first one, then takes all that are there."""
+        """Attempts that ended: waits for the first one, then takes all that are there; all of them, if the head is silent."""
         if not self.refs:
             return ()
         refs = list(self.refs)
         first, _ = ray.wait(refs, num_returns=1, timeout=seconds, fetch_local=False)
         if not first:
-            return ()
+            return self._lost() if self.lookout.silence() > PATIENCE_SECONDS else ()
         ended, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
         return tuple(self._end(ref) for ref in ended or first)
 
@@ -126,9 +136,27 @@ class RayBackend:
     def close(self) -> None:
         """Leaves the cluster; one that was started here ends."""
         self.refs.clear()
+        self.lookout.end()
         ray.shutdown()
         if self.temporary is not None:
             shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def _lost(self) -> tuple[AttemptEnded, ...]:
+        """Whatever becomes of them, nobody will tell."""
+        words = f"the head of the Ray cluster has not answered for {self.lookout.silence():.0f} s"
+        if self.lookout.problem:
+            words = f"{words} ({self.lookout.problem})"
+        failure = Failure(failure_class=FailureClass.CLUSTER, error=words)
+        ended = tuple(
+            AttemptEnded(
+                attempt_id=attempt_id,
+                failure=failure,
+                wall_seconds=time.monotonic() - self.started.pop(attempt_id),
+            )
+            for attempt_id in self.refs.values()
+        )
+        self.refs.clear()
+        return ended
 
     def _end(self, ref: Any) -> AttemptEnded:
         attempt_id = self.refs.pop(ref)

@@ -31,6 +31,7 @@ def story(kind, *, alone, tries=12):
         (FailureClass.CHANGED, [GIVE_UP]),
         (FailureClass.UPSTREAM, [GIVE_UP]),
         (FailureClass.PERMISSION, [STOP]),
+        (FailureClass.CLUSTER, [STOP]),
         (FailureClass.POISON, [RETRY, RETRY, QUARANTINE]),
         (FailureClass.MEMORY, [RETRY, RETRY, QUARANTINE]),
         (FailureClass.TIMEOUT, [RETRY, GIVE_UP]),

@@ -300,8 +300,8 @@ def test_the_first_reason_to_stop_stays(make_progress):
     assert progress.stop.reason == "first"
 
 
-@pytest.mark.parametrize("kind", [FailureClass.PERMISSION])
-def test_a_refused_credential_stops_the_run_and_charges_no_unit(make_progress, kind):
+@pytest.mark.parametrize("kind", [FailureClass.PERMISSION, FailureClass.CLUSTER])
+def test_a_refused_credential_or_a_lost_cluster_stops_the_run_and_charges_no_unit(make_progress, kind):
     progress = make_progress()
     run_to_end(progress, lambda start: broken(start, kind))
     assert progress.stop.failure_class is kind

@@ -347,6 +347,8 @@ def _show_plan(seen: Survey, *, units: bool) -> None:
         )
     for reason in sorted(set(seen.placement.misfits.values())):
         talk.print(f"cannot: {plain(reason, 400)}", style="red", markup=False, highlight=False)
+    for notice in planview.notices(seen.plan):
+        talk.print(f"note: {plain(notice, 400)}", markup=False, highlight=False)
     summary = planview.summary(seen.plan, seen.placement, seen.pools)
     if not summary["to_do"]:
         talk.print(
@@ -404,6 +406,8 @@ def _show_summary(seen: Survey, summary: RunSummary) -> None:
     if summary.verdicts:
         told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(summary.verdicts.items()))
         talk.print(f"verdicts: {told}", markup=False, highlight=False)
+    if summary.gains.sentence:
+        talk.print(summary.gains.sentence, style="yellow", markup=False, highlight=False)
     for item in summary.published:
         talk.print(f"published: {plain(item.text, 200)}", style="green", markup=False, highlight=False)
     talk.print(
@@ -421,6 +425,9 @@ def _summary_json(seen: Survey, summary: RunSummary) -> dict[str, Any]:
         "exit_code": summary.exit_code,
         "units": dict(summary.counts),
         "verdicts": dict(summary.verdicts),
+        "findings": dict(summary.findings),
+        "pruned_models": summary.gains.models,
+        "neither_smaller_nor_faster": summary.gains.without,
         "published": [item.text for item in summary.published],
         "carried_over": summary.carried_over,
         "stop_reason": summary.stop_reason,

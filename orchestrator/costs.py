@@ -96,6 +96,10 @@ def prior_seconds(unit: Unit, pool: Pool) -> float:
     data = unit.step.data
     tokens = data.bytes * TOKENS_PER_BYTE if data else 0.0
     passes = 1.0
+    if unit.task is TaskName.LATENCY:
+        params = unit.step.params
+        seconds += model.bytes / COPY_BYTES_PER_SECOND  # the dense model beside the pruned one
+        tokens, passes = float(params["batch"] * params["sequence"]), 4.0 * params["repetitions"]
     if unit.task is TaskName.SENSITIVITY:
         layers = max(1.0, math.sqrt(model.parameters) / 40)  # layer counts grow with the root of the size
         passes = 2.0 + len(unit.step.params["grid"]) * layers / unit.parts
@@ -104,9 +108,13 @@ def prior_seconds(unit: Unit, pool: Pool) -> float:
 
 def memory_bytes(unit: Unit) -> int:
     """Peak memory: the interpreter, the weights once in the file's type, and what the task holds beside them."""
-    copies = {TaskName.SENSITIVITY: 3.0, TaskName.PRUNE: 2.5, TaskName.EVALUATE: 2.0, TaskName.JUDGE: 0.0}[
-        unit.task
-    ]
+    copies = {
+        TaskName.SENSITIVITY: 3.0,
+        TaskName.PRUNE: 2.5,
+        TaskName.EVALUATE: 2.0,
+        TaskName.LATENCY: 4.0,
+        TaskName.JUDGE: 0.0,
+    }[unit.task]
     return int(INTERPRETER_BYTES + copies * unit.model.bytes)
 
 

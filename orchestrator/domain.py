@@ -46,6 +46,7 @@ class TaskName(StrEnum):
     PRUNE = "prune"
     EVALUATE = "evaluate"
     LATENCY = "latency"
+    LATENCY = "latency"
     JUDGE = "judge"
 
 
@@ -107,6 +108,8 @@ class Chain:
     pruned: str
     judge: str
     """Keys of the chain's prune, dense evaluation, pruned evaluation and judge units; empty where the recipe has none."""
+    latency: str = ""
+    """Key of the unit that times the dense model against the pruned one; empty where the recipe has none."""
     latency: str = ""
     """Key of the unit that times the dense model against the pruned one; empty where the recipe has none."""
 

@@ -14,6 +14,7 @@ from orchestrator import underway
 from orchestrator.controller import Controller, Signals, SystemClock, Watcher
 from orchestrator.datafiles import share_data
 from orchestrator.domain import FailureClass, Judgement, Plan, Pool, Shard, Unit, UnitStatus
+from orchestrator.gains import Gains
 from orchestrator.ports import AttemptEnded, Backend
 from orchestrator.publication import Published, publish_passed
 from orchestrator.scheduling import Progress, Start, UnitState
@@ -49,6 +50,10 @@ class RunSummary:
     counts: Mapping[str, int]
     verdicts: Mapping[str, int]
     """Of the judge units finished in this run."""
+    findings: Mapping[str, int]
+    """Of the units finished in this run, by kind."""
+    gains: Gains
+    """Of all the fleet's pruned models."""
     published: tuple[Published, ...]
     carried_over: int
     stop_reason: str = ""
@@ -239,7 +244,7 @@ def _close_run(
     at: float,
 ) -> RunSummary:
     from orchestrator.folding import fold
-    from orchestrator.reporting import verdicts_of, write_report
+    from orchestrator.reporting import gains_of, verdicts_of, write_report
 
     fold(survey.store)
     verdicts = verdicts_of(survey.store, survey.plan, record.judged)
@@ -277,6 +282,8 @@ def _close_run(
         outcome=outcome,
         counts={state.value: counts[state] for state in UnitState},
         verdicts=dict(verdicts),
+        findings=dict(record.findings),
+        gains=gains_of(survey.store, survey.plan),
         published=tuple(published),
         carried_over=left,
         stop_reason=reason,

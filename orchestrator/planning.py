@@ -42,6 +42,7 @@ class _Steps:
     sensitivity: Step | None
     prune: Step | None
     evaluate: Step | None
+    latency: Step | None
     judge: Step | None
 
 
@@ -204,7 +205,7 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
     def ref(name: str, split: str, samples: int | None, slices: tuple[str, ...] = ()) -> DataRef:
         return _data_ref(name, fleet.datasets[name], data[name], split, samples, slices)
 
-    sensitivity = prune = evaluate = judge = None
+    sensitivity = prune = evaluate = latency = judge = None
     mask: dict[str, Any] = {}
     if recipe.prune:
         scope = recipe.prune.scope or ("row" if recipe.prune.criterion == "wanda" else "tensor")
@@ -232,6 +233,9 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
         slices = fleet.datasets[recipe.evaluate.dataset].slices if asked_slices is None else asked_slices
         examples = ref(recipe.evaluate.dataset, recipe.evaluate.split, recipe.evaluate.samples, slices)
         evaluate = _step(TaskName.EVALUATE, {}, examples, 0)
+        if recipe.evaluate.latency:
+            timed = ref(recipe.evaluate.dataset, recipe.evaluate.split, recipe.evaluate.samples)
+            latency = _step(TaskName.LATENCY, recipe.evaluate.latency.model_dump(), timed, 0)
         if recipe.prune:
             gates = recipe.gates.model_dump() if recipe.gates else None
             params = {
@@ -241,7 +245,7 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
                 "gates": gates,
             }
             judge = _step(TaskName.JUDGE, params, None, recipe.seed)
-    return _Steps(sensitivity=sensitivity, prune=prune, evaluate=evaluate, judge=judge)
+    return _Steps(sensitivity=sensitivity, prune=prune, evaluate=evaluate, latency=latency, judge=judge)
 
 
 def _calibration_of(recipe: RecipeSpec, ref: Any) -> DataRef | None:
@@ -274,7 +278,7 @@ def _add_chain(
         return key
 
     measured: tuple[str, ...] = ()
-    prune = dense = pruned = judge = ""
+    prune = dense = pruned = latency = judge = ""
     if steps.sensitivity:
         parts = sensitivity_units(model, recipe.sensitivity.units if recipe.sensitivity else None)
         measured = tuple(add(steps.sensitivity, part=part, parts=parts) for part in range(parts))
@@ -285,8 +289,11 @@ def _add_chain(
         dense = add(steps.evaluate)
         if prune:
             pruned = add(steps.evaluate, needs=(prune,))
+    if steps.latency:
+        latency = add(steps.latency, needs=(prune,))
     if steps.judge:
         judge = add(steps.judge, needs=(dense, pruned))
     return Chain(
-        recipe=name, model=model, units=tuple(wanted), prune=prune, dense=dense, pruned=pruned, judge=judge
-    )
+        recipe=name, model=model, units=tuple(wanted), prune=prune, dense=dense, pruned=pruned, judge=judge,
+        latency=latency,
+    )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.costs import Costs, money
 from orchestrator.domain import Plan, Pool, TaskName
+from orchestrator.gains import expectation
 from orchestrator.placement import Placement
 
 TASKS = tuple(TaskName)
@@ -24,7 +25,22 @@ def as_json(plan: Plan, placement: Placement, pools: Mapping[str, Pool], costs: 
             for item in plan.impossible
         ],
         "quarantined": dict(plan.quarantined),
+        "notices": list(notices(plan)),
     }
+
+
+def notices(plan: Plan) -> tuple[str, ...]:
+    """What the recipes of each pattern cannot be expected to gain, and why."""
+    recipes: dict[str, dict[str, None]] = {}
+    for chain in plan.chains:
+        if chain.prune:
+            pattern = str(plan.units[chain.prune].step.params["pattern"])
+            recipes.setdefault(pattern, {}).setdefault(chain.recipe)
+    return tuple(
+        f"{', '.join(names)} ({pattern}): {why}"
+        for pattern, names in recipes.items()
+        if (why := expectation(pattern))
+    )
 
 
 def summary(plan: Plan, placement: Placement, pools: Mapping[str, Pool]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ def load_of(unit: Unit) -> str:
     """What must be loaded before the unit can run; units with equal loads share a shard."""
     if unit.task is TaskName.JUDGE:
         return "results only"
-    return unit.needs[0] if unit.task is TaskName.EVALUATE and unit.needs else unit.model.digest
+    reads_artifact = unit.task in (TaskName.EVALUATE, TaskName.LATENCY) and unit.needs
+    return unit.needs[0] if reads_artifact else unit.model.digest
 
 
 @dataclass(slots=True)

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.gains import Gain, gain_of
 from orchestrator.reportdata import ReportData, Row
-from orchestrator.wording import NAME_LENGTH, change, count, number, plain
+from orchestrator.wording import NAME_LENGTH, change, count, milliseconds, number, plain
 
 ALL = "all"
 OVERALL = "overall"
@@ -60,11 +61,18 @@ class Case:
     kl_divergence: float | None = None
     changes: tuple[Change, ...] = ()
     """The whole first, then the slices, worst first."""
+    artifact: str = ""
+    """The digest of the pruned model."""
     nonzero: float | None = None
     dense_bytes: int | None = None
     bytes: int | None = None
     speedup: float | None = None
-    runtime: str = ""
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    timing: str = ""
+    """How the speed was measured."""
+    gain: Gain | None = None
+    """Of a model that was pruned."""
     reason: str = ""
     alias: str = ""
     sensitivity: Sequence[Row] = ()
@@ -117,7 +125,7 @@ def cases_of(data: ReportData) -> list[Case]:
     """Every chain as a case, the most urgent and then the most harmed first."""
     tables = {
         name: _by_unit(getattr(data, name))
-        for name in ("sensitivity", "layers", "artifacts", "evaluations", "verdicts", "findings")
+        for name in ("sensitivity", "layers", "artifacts", "evaluations", "latencies", "verdicts", "findings")
     }
     aliases = {
         (
@@ -149,7 +157,7 @@ def _by_unit(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def _case(chain: Row, own: Mapping[str, Sequence[Row]], aliases: Mapping[tuple[Any, Any], str]) -> Case:
     artifact = own["artifacts"][0] if own["artifacts"] else {}
     whole = next((row for row in own["evaluations"] if row.get("slice") == ALL), {})
-    dense_latency, latency = artifact.get("dense_latency_seconds"), artifact.get("latency_seconds")
+    latency = own["latencies"][0] if own["latencies"] else {}
     parameters = artifact.get("dense_parameters")
     nonzero = artifact.get("nonzero_parameters")
     case = Case(
@@ -168,10 +176,14 @@ def _case(chain: Row, own: Mapping[str, Sequence[Row]], aliases: Mapping[tuple[A
         kl_divergence=whole.get("kl_divergence"),
         changes=_changes(own["evaluations"], own["verdicts"]),
         nonzero=nonzero / parameters if parameters and nonzero is not None else None,
+        artifact=artifact.get("digest") or artifact.get("unit_key") or "",
         dense_bytes=artifact.get("dense_bytes"),
         bytes=artifact.get("bytes"),
-        speedup=dense_latency / latency if dense_latency and latency else None,
-        runtime=artifact.get("runtime") or "",
+        speedup=latency.get("speedup"),
+        speedup_low=latency.get("speedup_low"),
+        speedup_high=latency.get("speedup_high"),
+        timing=_timing(latency) if latency else "",
+        gain=gain_of(artifact, latency, own["findings"]) if artifact else None,
         alias=aliases.get((artifact.get("digest"), chain.get("recipe")), "") if artifact else "",
         sensitivity=own["sensitivity"],
         layers=own["layers"],
@@ -179,6 +191,16 @@ def _case(chain: Row, own: Mapping[str, Sequence[Row]], aliases: Mapping[tuple[A
     )
     case.reason = _reason(case, own["verdicts"])
     return case
+
+
+def _timing(row: Row) -> str:
+    """What was timed, on what, how often, and the middle of either model's passes."""
+    sequence = f" × {row.get('sequence'):,} tokens" if row.get("sequence") else ""
+    return plain(
+        f"{milliseconds(row.get('dense_seconds'))} dense, {milliseconds(row.get('seconds'))} pruned "
+        f"(median of {2 * (row.get('repetitions') or 0)} passes each, in turns) for a batch of "
+        f"{row.get('batch') or 0:,}{sequence}; {row.get('runtime') or 'unknown runtime'} on {row.get('device') or '?'}"
+    )
 
 
 def _status(chain: Row, verdicts: Sequence[Row]) -> str:

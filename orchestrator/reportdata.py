@@ -30,6 +30,7 @@ class ReportData:
     layers: Sequence[Row] = ()
     artifacts: Sequence[Row] = ()
     evaluations: Sequence[Row] = ()
+    latencies: Sequence[Row] = ()
     verdicts: Sequence[Row] = ()
     findings: Sequence[Row] = ()
     units: Sequence[Row] = ()

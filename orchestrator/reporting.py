@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.domain import Chain, Plan, Unit
+from orchestrator.gains import Gains, count_gains
 from orchestrator.ports import ObjectStore
 from orchestrator.records import read_records
 from orchestrator.report import ReportData, render_html, render_markdown
@@ -15,7 +16,7 @@ from orchestrator.scheduling import Progress, UnitState
 from orchestrator.survey import Survey
 from orchestrator.tables import read_table
 
-SHOWN = ("sensitivity", "layers", "artifacts", "evaluations", "verdicts", "findings", "units")
+SHOWN = ("sensitivity", "layers", "artifacts", "evaluations", "latencies", "verdicts", "findings", "units")
 
 Row = dict[str, Any]
 
@@ -24,6 +25,18 @@ def verdicts_of(store: ObjectStore, plan: Plan, judged: Collection[str]) -> Coun
     """How many of these judge units said what."""
     rows = table_rows(store, "verdicts", judged)
     return Counter(row["verdict"] for row in rows if row["gate"] == "overall")
+
+
+def gains_of(store: ObjectStore, plan: Plan) -> Gains:
+    """What the fleet's pruned models gained, those of earlier runs included."""
+    pairs = [(chain.prune, chain.latency) for chain in plan.chains if chain.prune]
+    prunes = {prune for prune, _ in pairs}
+    return count_gains(
+        pairs,
+        table_rows(store, "artifacts", prunes),
+        table_rows(store, "latencies", {latency for _, latency in pairs if latency}),
+        table_rows(store, "findings", prunes),
+    )
 
 
 def table_rows(store: ObjectStore, name: str, unit_keys: Collection[str]) -> list[Row]:
@@ -72,6 +85,7 @@ def gather(
         layers=rows["layers"],
         artifacts=rows["artifacts"],
         evaluations=rows["evaluations"],
+        latencies=rows["latencies"],
         verdicts=rows["verdicts"],
         findings=[*rows["findings"], *(row for row in strange if row["unit_key"] in plan.units)],
         units=[row for row in rows["units"] if row["run_id"] == run_id],

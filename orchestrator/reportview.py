@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.gains import Gain, Gains
 from orchestrator.reportcases import STATUSES, Case
 from orchestrator.reportdata import ReportData, Row
 from orchestrator.wording import NAME_LENGTH, TEXT_LENGTH, change, count, number, percent, plain, size
@@ -65,17 +67,23 @@ def size_sentence(artifacts: Sequence[Row]) -> str:
     return f"No file became smaller ({size(now)}): {zeros or 'they were pruned'}, but zeros take as much room as any number."
 
 
-def speed_sentence(artifacts: Sequence[Row]) -> str:
-    """Whether anything became faster, where it was measured."""
-    pairs = [(row.get("dense_latency_seconds"), row.get("latency_seconds")) for row in artifacts]
-    ratios = sorted(before / after for before, after in pairs if before and after)
-    if not artifacts:
+def speed_sentence(cases: Sequence[Case]) -> str:
+    """Whether anything became faster, where it was measured, and how many models gained nothing at all."""
+    pruned = {case.artifact: case for case in cases if case.gain}
+    if not pruned:
         return ""
-    if not ratios:
-        return "Speed was not measured."
-    return (
-        f"Median speed-up {number(ratios[len(ratios) // 2], 3)}× over {count(len(ratios), 'measured model')}."
-    )
+    timed = sorted(case.speedup for case in pruned.values() if case.speedup is not None)
+    told = "Speed was not measured."
+    if timed:
+        faster = sum((case.speedup_low or 0.0) > 1.0 for case in pruned.values())
+        told = (
+            f"Median speed-up {number(statistics.median(timed), 3)}× over {count(len(timed), 'measured model')}, "
+            f"{faster:,} of them faster beyond the noise."
+        )
+    without = [case for case in pruned.values() if case.gain is Gain.NONE]
+    measured = sum(case.speedup is not None for case in without)
+    rest = Gains(models=len(pruned), without=len(without), measured=measured).sentence
+    return f"{told} {rest}".strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

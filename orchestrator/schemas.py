@@ -100,6 +100,22 @@ _TABLES: Mapping[str, Sequence[tuple[str, pa.DataType]]] = {
         ("flips", pa.int64()),
         ("kl_divergence", pa.float64()),
     ],
+    "latencies": [
+        ("runtime", pa.string()),
+        ("device", pa.string()),
+        ("batch", pa.int64()),
+        ("sequence", pa.int64()),
+        ("repetitions", pa.int64()),
+        ("dense_seconds", pa.float64()),
+        ("dense_low_seconds", pa.float64()),
+        ("dense_high_seconds", pa.float64()),
+        ("seconds", pa.float64()),
+        ("low_seconds", pa.float64()),
+        ("high_seconds", pa.float64()),
+        ("speedup", pa.float64()),
+        ("speedup_low", pa.float64()),
+        ("speedup_high", pa.float64()),
+    ],
     "verdicts": [
         ("verdict", pa.string()),
         ("gate", pa.string()),
@@ -152,11 +168,15 @@ RESULT_TABLES: Mapping[str, tuple[str, ...]] = {
     "sensitivity": ("sensitivity",),
     "prune": ("layers", "artifacts"),
     "evaluate": ("outcomes",),
+    "latency": ("latencies",),
     "judge": ("evaluations", "verdicts"),
 }
 """The tables whose rows a task's result object holds; every result may also hold `findings` rows."""
 
-FOLDED = ("units", "sensitivity", "layers", "artifacts", "evaluations", "verdicts", "findings")
+CLOCKED = frozenset({"latency"})
+"""Tasks whose rows are a clock's: two computations of one unit never agree, which says nothing against either."""
+
+FOLDED = ("units", "sensitivity", "layers", "artifacts", "evaluations", "latencies", "verdicts", "findings")
 """Tables folded from result objects. `outcomes` stays in them: one row an example is no index."""
 
 

@@ -175,6 +175,22 @@ class PruneSpec(_Part):
         return self.amount
 
 
+class LatencySpec(_Part):
+    """Time the pruned model against the dense one, in turns, on the pool's own nodes."""
+
+    batch: Positive = 8
+    """Examples that are computed together."""
+    sequence: Positive = 128
+    """Tokens of each, for models that read text."""
+    repetitions: Annotated[int, Field(ge=6, le=1000)] = 20
+    """Blocks of two passes of either model; with fewer than six there is no interval."""
+
+
+def _latency(value: Any) -> Any:
+    """`true` and `false` -> the defaults, or nothing."""
+    return ({} if value else None) if isinstance(value, bool) else value
+
+
 class EvaluateSpec(_Part):
     """Measure quality, dense and pruned, on the same examples."""
 
@@ -184,6 +200,8 @@ class EvaluateSpec(_Part):
     metric: Literal["perplexity", "loss", "accuracy"]
     slices: tuple[str, ...] | None = None
     """The default is the dataset's `slice_by`."""
+    latency: Annotated[LatencySpec | None, BeforeValidator(_latency)] = None
+    """`true`, or how to time the pruned model against the dense one; the default is not to."""
 
 
 class GatesSpec(_Part):
@@ -226,6 +244,8 @@ class RecipeSpec(_Part):
             raise ValueError(
                 "gates need prune and evaluate: they compare the pruned model with the dense one"
             )
+        if self.evaluate is not None and self.evaluate.latency and self.prune is None:
+            raise ValueError("evaluate.latency needs prune: it times the pruned model against the dense one")
         if self.publish is not None and self.gates is None:
             raise ValueError("publish needs gates: nothing is published unjudged")
         if self.gates is not None and self.gates.max_drop is None and self.gates.max_slice_drop is None:
@@ -319,6 +339,7 @@ def json_schema() -> str:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "prunefleet fleet file"
     schema["properties"]["store"] = {"anyOf": [{"type": "string"}, schema["properties"]["store"]]}
+    schema["$defs"]["EvaluateSpec"]["properties"]["latency"]["anyOf"].insert(0, {"type": "boolean"})
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -368,6 +389,7 @@ def _known_keys(path: yamltext.Path) -> list[str]:
         "sensitivity": SensitivitySpec,
         "prune": PruneSpec,
         "evaluate": EvaluateSpec,
+        "latency": LatencySpec,
         "gates": GatesSpec,
         "publish": PublishSpec,
     }

@@ -106,6 +106,11 @@ def duration(seconds: float | None) -> str:
     return f"{whole} s"
 
 
+def milliseconds(seconds: float | None) -> str:
+    """A short time, as of one forward pass."""
+    return MISSING if seconds is None else f"{number(1000 * seconds, 3)} ms"
+
+
 def moment(value: object) -> str:
     """A date and time, to the minute."""
     return (

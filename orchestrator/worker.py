@@ -47,6 +47,7 @@ ENTRY: Mapping[TaskName, str] = {
     TaskName.SENSITIVITY: "tasks.sensitivity",
     TaskName.PRUNE: "tasks.pruning",
     TaskName.EVALUATE: "tasks.evaluation",
+    TaskName.LATENCY: "tasks.latency",
 }
 """Imported on the worker, not before: what imports this module need not load torch."""
 
@@ -162,6 +163,7 @@ def _compute(place: Place, unit: Unit, output: Path) -> Product:
         datasets=_datasets(place, unit.step.data, unit.task),
         inputs=_inputs(place, unit),
         output=output,
+        dense=_registered(place, unit) if unit.task is TaskName.LATENCY else None,
         part=unit.part,
         parts=unit.parts,
         seed=unit.step.seed,
@@ -198,13 +200,18 @@ def _judge(place: Place, unit: Unit) -> Tables:
 def _model(place: Place, unit: Unit) -> Path:
     """A local directory with the weights the unit is about: the registry's version, or the artifact of a prune unit."""
     from orchestrator import artifacts, results
-    from orchestrator.registries.opening import open_registry
 
-    pruned = unit.task is TaskName.EVALUATE and unit.needs
-    if pruned:
+    if unit.task in (TaskName.EVALUATE, TaskName.LATENCY) and unit.needs:
         (row,) = results.read(place.store, TaskName.PRUNE, unit.needs[0]).rows("artifacts")
         digest, size = str(row["digest"]), int(row["bytes"])
         return _hold(place, digest, size, lambda into: artifacts.download_artifact(place.store, digest, into))
+    return _registered(place, unit)
+
+
+def _registered(place: Place, unit: Unit) -> Path:
+    """A local directory with the registry's version."""
+    from orchestrator.registries.opening import open_registry
+
     model = unit.model
     registry = open_registry(model.registry, place.order.registries[model.registry])
     return _hold(place, model.digest, model.bytes, lambda into: registry.fetch(model, into))
@@ -220,7 +227,7 @@ def _datasets(place: Place, data: DataRef | None, task: TaskName) -> dict[str, D
         _check_file(into / name, data)
 
     path = _hold(place, data.digest, data.bytes, fill) / name
-    role = "evaluation" if task is TaskName.EVALUATE else "calibration"
+    role = "evaluation" if task in (TaskName.EVALUATE, TaskName.LATENCY) else "calibration"
     return {
         role: Dataset(
             path=path,

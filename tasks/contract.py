@@ -9,7 +9,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
-TASK_VERSIONS: Mapping[str, int] = {"sensitivity": 1, "prune": 1, "evaluate": 1}
+TASK_VERSIONS: Mapping[str, int] = {"sensitivity": 1, "prune": 1, "evaluate": 1, "latency": 1}
 """Part of every unit key: raise a task's number when the same inputs would give other numbers."""
 
 
@@ -22,11 +22,13 @@ class Work:
     params: Mapping[str, Any]
     """The recipe's step, JSON values only; the keys are those of the task's params model in the spec."""
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
-    """By role: `calibration` for sensitivity and prune, `evaluation` for evaluate."""
+    """By role: `calibration` for sensitivity and prune, `evaluation` for evaluate and latency."""
     inputs: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     """Rows that earlier units wrote, by table name (prune reads `sensitivity`)."""
     output: Path | None = None
     """An empty directory for the artifact of a task that makes one."""
+    dense: Path | None = None
+    """The model that `model` was pruned from, for a task that looks at both."""
     part: int = 0
     parts: int = 1
     """This unit does the `part`-th of `parts` slices of the model's layers (sensitivity only)."""

@@ -37,7 +37,16 @@ RECIPES = {
 TOPICS = ("contracts", "chemistry", "cooking", "law", "mathematics", "poetry", "travel", "weather")
 PARTS = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
 GRID = (0.1, 0.3, 0.5, 0.7, 0.9)
-ROW_TABLES = ("sensitivity", "layers", "artifacts", "evaluations", "verdicts", "findings", "units")
+ROW_TABLES = (
+    "sensitivity",
+    "layers",
+    "artifacts",
+    "evaluations",
+    "latencies",
+    "verdicts",
+    "findings",
+    "units",
+)
 CSS = (Path(orchestrator.__file__).parent / "templates" / "report.css").read_text()
 
 
@@ -420,10 +429,51 @@ def test_sizes_are_told_as_they_are(now, said):
 def test_speed_is_claimed_only_where_it_was_measured():
     slow = {"digest": "a", "dense_bytes": 10, "bytes": 10}
     assert "Speed was not measured." in render_html(case(artifacts=[slow]))
-    timed = {**slow, "dense_latency_seconds": 0.2, "latency_seconds": 0.1, "runtime": "torch"}
-    html = render_html(case(artifacts=[timed]))
-    assert "Median speed-up 2.00× over 1 measured model." in html
-    assert "Speed 2.00× of dense on torch." in Page(html).words
+    html = render_html(case(artifacts=[slow], latencies=[latency_row()]))
+    assert "Median speed-up 2.00× over 1 measured model, 1 of them faster beyond the noise." in html
+    words = Page(html).words
+    assert "Speed 2.00× of dense, 95 % interval 1.80 to 2.20: 200 ms dense, 100 ms pruned" in words
+    assert "(median of 40 passes each, in turns) for a batch of 8 × 128 tokens; torch 2 eager on cpu" in words
+    assert "2.00× 1.80 to 2.20" in words
+    assert "Faster." in words
+
+
+def latency_row(**changes):
+    return {
+        "runtime": "torch 2 eager",
+        "device": "cpu",
+        "batch": 8,
+        "sequence": 128,
+        "repetitions": 20,
+        "dense_seconds": 0.2,
+        "seconds": 0.1,
+        "speedup": 2.0,
+        "speedup_low": 1.8,
+        "speedup_high": 2.2,
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"findings": [{"kind": "no_speedup", "subject": "2:4", "message": "zeros are stored"}]}, "(by rule, not measured)"),
+        ({"latencies": [latency_row(speedup=1.01, speedup_low=0.97, speedup_high=1.04)]}, "(measured)"),
+    ],
+)  # fmt: skip
+def test_a_model_that_is_sparse_and_gained_nothing_is_told_at_the_top_and_at_its_own_place(tables, said):
+    data = case(artifacts=[{"digest": "a", "dense_bytes": 10, "bytes": 10}], **tables)
+    sentence = f"1 of 1 pruned models are sparse but neither smaller nor faster {said}."
+    words = Page(render_html(data)).words
+    assert sentence in words.split("Models and recipes")[0]
+    assert "Sparse but neither smaller nor faster." in words.split("Model by model")[1]
+    assert sentence in render_markdown(data)
+
+
+def test_a_model_that_became_smaller_is_not_accused():
+    data = case(artifacts=[{"digest": "a", "dense_bytes": 10, "bytes": 5}])
+    assert "neither smaller nor faster" not in render_html(data)
+    assert "Smaller." in Page(render_html(data)).words
 
 
 def test_a_measurement_without_gates_is_not_called_passed():
@@ -548,7 +598,7 @@ def test_hostile_names_stay_in_code_spans_of_the_summary(name):
         assert mark not in outside, mark
     tables = [line for line in text.splitlines() if line.startswith("|")]
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in tables}
-    assert widths <= {5, 6, 10}
+    assert widths <= {5, 6, 11}
     text.encode()
 
 

@@ -219,3 +219,35 @@ def test_what_is_done_lets_its_readers_go_on_whatever_became_of_what_it_read(mak
     plan = make_plan(completed=[chain.prune], quarantined={chain.units[0]: "poison"})
     assert chain.pruned in plan.todo
     assert chain.units[0] not in plan.todo
+
+
+def timed(text, recipe="half", how="true"):
+    head, tail = text.split(f"  {recipe}:", 1)
+    return (
+        f"{head}  {recipe}:{tail.replace('metric: perplexity}', f'metric: perplexity, latency: {how}}}', 1)}"
+    )
+
+
+def test_timing_adds_one_unit_a_chain_and_changes_no_other_key(make_plan, fleet_text):
+    old, new = make_plan(), make_plan(text=timed(fleet_text))
+    (key,) = set(new.units) - set(old.units)
+    assert set(old.units) < set(new.units)
+    unit = new.units[key]
+    (chain,) = [chain for chain in new.chains if chain.latency]
+    assert (chain.recipe, chain.latency) == ("half", key)
+    assert unit.task == "latency"
+    assert unit.needs == (chain.prune,)
+    assert unit.step.params == {"batch": 8, "sequence": 128, "repetitions": 20}
+
+
+def test_another_way_of_timing_times_again_and_nothing_else(make_plan, fleet_text):
+    old = make_plan(text=timed(fleet_text))
+    new = make_plan(text=timed(fleet_text, how="{repetitions: 50}"), completed=old.units)
+    assert tasks_of(new, new.todo) == {"latency": 1}
+    assert make_plan(text=timed(fleet_text, how="false")).units.keys() == make_plan().units.keys()
+
+
+def test_slices_do_not_matter_to_the_clock(make_plan, fleet_text):
+    old = make_plan(text=timed(fleet_text))
+    new = make_plan(text=timed(fleet_text).replace(", slice_by: topic", ""))
+    assert {chain.latency for chain in old.chains} == {chain.latency for chain in new.chains}

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from orchestrator.placement import place
-from orchestrator.planview import as_json, recipe_rows, state_of, summary
+from orchestrator.planview import as_json, notices, recipe_rows, state_of, summary
 
 
 @pytest.fixture
@@ -76,3 +76,11 @@ def test_json_holds_every_unit_and_every_reason(make_plan, make_model, look):
         {"subject": "zoo/broken@1", "recipe": "half, two-four", "reason": "empty file"}
     ]
     assert all(row["why"] for row in told["units"])
+
+
+def test_a_plan_says_which_recipes_cannot_be_expected_to_be_faster_and_why(make_plan, look):
+    plan, placement, pools, costs = look(make_plan())
+    told = notices(plan)
+    assert told[0].startswith("half (unstructured): no speed-up expected, because zeros are stored")
+    assert told[1].startswith("two-four (2:4): no speed-up expected in torch, because")
+    assert as_json(plan, placement, pools, costs)["notices"] == list(told)

@@ -87,6 +87,13 @@ def test_adding_twice_is_adding_once(units, cell_of):
     assert ready.size == 1
 
 
+def test_what_times_an_artifact_shares_a_load_with_what_evaluates_it(make_plan, fleet_text):
+    text = fleet_text.replace("metric: perplexity}", "metric: perplexity, latency: true}", 1)
+    plan = make_plan(text=text)
+    (chain,) = [chain for chain in plan.chains if chain.latency]
+    assert load_of(plan.units[chain.latency]) == load_of(plan.units[chain.pruned]) == chain.prune
+
+
 def test_an_artifact_is_another_load_than_its_model(make_plan):
     plan = make_plan()
     (chain, *_) = plan.chains

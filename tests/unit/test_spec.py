@@ -125,12 +125,43 @@ def test_every_mistake_is_told_at_once(fleet_text):
             "at least 1",
         ),
         ("{prune: {criterion: magnitude, amount: .nan}}", "valid number"),
+        ("{evaluate: {dataset: manual, metric: loss, latency: true}}", "evaluate.latency needs prune"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused_before_anything_runs(fleet_text, recipe, words):
     start, end = fleet_text.index("recipes:"), fleet_text.index("pools:")
     text = f"{fleet_text[:start]}recipes:\n  one: {recipe}\n{fleet_text[end:]}"
     assert any(words in line for line in errors_of(text)), errors_of(text)
+
+
+@pytest.mark.parametrize(
+    ("how", "asked"),
+    [
+        ("true", (8, 128, 20)),
+        ("{}", (8, 128, 20)),
+        ("{batch: 1, repetitions: 6}", (1, 128, 6)),
+        ("false", None),
+        ("null", None),
+    ],
+)
+def test_latency_is_asked_for_with_a_word_or_in_detail(fleet_text, how, asked):
+    text = fleet_text.replace("metric: perplexity}", f"metric: perplexity, latency: {how}}}", 1)
+    found = load_fleet(text, "f", PurePosixPath("/")).recipes["half"].evaluate.latency
+    assert (found and (found.batch, found.sequence, found.repetitions)) == asked
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("{repetitions: 5}", ["recipes.half.evaluate.latency.repetitions", "greater than or equal to 6"]),
+        ("{batch: 0}", ["latency.batch", "greater than 0"]),
+        ("{bach: 2}", ["unknown key 'bach'", "did you mean 'batch'"]),
+        ("fast", ["recipes.half.evaluate.latency", "(it is 'fast')"]),
+    ],
+)
+def test_a_mistake_in_latency_is_told_with_its_place(fleet_text, how, words):
+    text = fleet_text.replace("metric: perplexity}", f"metric: perplexity, latency: {how}}}", 1)
+    assert any(all(word in line for word in words) for line in errors_of(text)), errors_of(text)
 
 
 def test_n_of_m_is_text_and_no_number_of_minutes(fleet_text, make_fleet):

@@ -97,6 +97,24 @@ def test_two_that_computed_different_rows_leave_a_finding_and_the_first_rows(pla
     assert [stat.key for stat in place.store.list("runs/r/nondeterminism/")]
 
 
+def test_two_clocks_never_agree_and_nobody_is_to_blame(place, make_plan, fleet_text):
+    text = fleet_text.replace("metric: perplexity}", "metric: perplexity, latency: true}", 1)
+    unit = next(unit for unit in make_plan(text=text).units.values() if unit.task is TaskName.LATENCY)
+
+    def timing(seconds, *findings):
+        rows = [{"runtime": "torch", "seconds": seconds}]
+        return lambda *_: Product(tables={"latencies": rows}, findings=findings)
+
+    first = finish(place, unit, timing(0.25))
+    kept = place.store.get(result_key(unit.task, unit.key))
+    slower = Finding(kind="no_gain", subject="torch", message="no faster")
+    second = finish(place, unit, timing(0.5, slower))
+    assert (first.status, second.status) == (UnitStatus.DONE, UnitStatus.FOUND)
+    assert "nondeterminism" not in second.findings
+    assert place.store.get(result_key(unit.task, unit.key)) == kept
+    assert not [stat.key for stat in place.store.list("runs/r/nondeterminism/")]
+
+
 def test_the_artifact_is_whole_before_the_result_is_there(place, units):
     unit, writes = units["prune"], []
     for need in unit.needs:

@@ -1,0 +1,72 @@
+"""Effects. A night whose recipe times its models: from the fleet file to the summary, the tables and the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = Path(sys.executable).parent / "prunefleet"
+FLEET = """
+version: 1
+name: clocked
+store: ./store
+registries: {zoo: {kind: directory, path: ./zoo}}
+datasets:
+  digits: {kind: arrays, path: ./data/arrays.parquet}
+recipes:
+  half:
+    match: {registry: zoo}
+    prune: {criterion: magnitude, amount: 0.5}
+    evaluate: {dataset: digits, split: test, metric: loss, latency: {batch: 4, repetitions: 6}}
+pools:
+  cpu: {cpus: 1}
+"""
+
+
+@pytest.fixture
+def prunefleet(tmp_path, make_small_fleet):
+    make_small_fleet(models=1, text=FLEET)
+
+    def call(*arguments):
+        environment = {
+            **os.environ,
+            "NO_COLOR": "1",
+            "COLUMNS": "300",
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        }
+        return subprocess.run(
+            [str(COMMAND), *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+
+    return call
+
+
+def test_a_night_tells_what_its_zeros_bought(prunefleet):
+    assert "no speed-up expected, because" in prunefleet("plan", "fleet.yaml").stderr
+    done = prunefleet("run", "fleet.yaml", "--backend", "local", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    asked = prunefleet("query", "SELECT * FROM latencies", "--store", "store", "--json")
+    (row,) = json.loads(asked.stdout)
+    assert (row["model"], row["recipe"], row["batch"], row["repetitions"]) == ("mlp0", "half", 4, 6)
+    assert row["device"] == "cpu, 1 thread"
+    assert 0 < row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
+    gained_nothing = row["speedup_low"] <= 1.0
+    assert summary["pruned_models"] == 1
+    assert summary["neither_smaller_nor_faster"] == gained_nothing
+    assert summary["findings"].get("no_gain", 0) == gained_nothing
+    report = prunefleet("report", "--store", "store").stdout
+    assert ("sparse but neither smaller nor faster (measured)" in report) == gained_nothing
+    again = json.loads(prunefleet("run", "fleet.yaml", "--backend", "local", "--json").stdout)
+    assert again["outcome"] == "nothing to do", "the clock runs once"
+    assert again["neither_smaller_nor_faster"] == gained_nothing

@@ -46,7 +46,6 @@ class TaskName(StrEnum):
     PRUNE = "prune"
     EVALUATE = "evaluate"
     LATENCY = "latency"
-    LATENCY = "latency"
     JUDGE = "judge"
 
 
@@ -108,8 +107,6 @@ class Chain:
     pruned: str
     judge: str
     """Keys of the chain's prune, dense evaluation, pruned evaluation and judge units; empty where the recipe has none."""
-    latency: str = ""
-    """Key of the unit that times the dense model against the pruned one; empty where the recipe has none."""
     latency: str = ""
     """Key of the unit that times the dense model against the pruned one; empty where the recipe has none."""
 

@@ -15,6 +15,7 @@ from orchestrator.wording import NAME_LENGTH, TEXT_LENGTH, change, count, number
 
 ADVICE: Mapping[str, str] = {
     "infrastructure": "Nodes or the cluster failed. Run again: finished units are kept.",
+    "cluster": "The whole cluster is gone, or the way to it. Start it again, then run again: finished units are kept.",
     "preemption": "Nodes were taken away. Run again, or give the pool nodes that stay.",
     "memory": "Not enough memory. Give the pool more per shard, or match the model to a larger pool.",
     "timeout": "Took longer than allowed. Use a faster pool, or divide sensitivity into more units.",

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -226,3 +227,27 @@ def test_the_etag_of_a_large_object_is_cheap_and_changes_with_it(store: LocalSto
     assert second is not None
     assert first.etag != second.etag
     assert "-" in first.etag
+
+
+def test_a_swap_that_looks_while_another_is_about_to_write_waits_for_it(tmp_path, monkeypatch):
+    store = LocalStore(tmp_path)
+    first = store.swap("a", b"0", None)
+    inside, stat = threading.Event(), LocalStore.stat
+
+    def slow_stat(self, key):
+        found = stat(self, key)
+        if threading.current_thread().name == "slow":
+            inside.set()
+            time.sleep(0.5)
+        return found
+
+    monkeypatch.setattr(LocalStore, "stat", slow_stat)
+    won = {}
+    slow = threading.Thread(target=lambda: won.update(slow=store.swap("a", b"1", first)), name="slow")
+    slow.start()
+    assert inside.wait(10)
+    won["quick"] = store.swap("a", b"2", first)
+    slow.join()
+    assert won["slow"] is not None
+    assert won["quick"] is None
+    assert store.get("a") == b"1"

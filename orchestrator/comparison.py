@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class Comparison:
     dense_value: float | None = None
     value: float | None = None
     drop: float | None = None
-    """How much worse: accuracy points lost, or the relative increase of loss or perplexity."""
+    """How much worse: points of accuracy or agreement lost, or the relative increase of loss or perplexity."""
     ci_low: float | None = None
     ci_high: float | None = None
     """Of value - dense_value. For loss and perplexity: of the relative change, scaled by this dense value."""
@@ -52,7 +52,13 @@ class Comparison:
     spread: float | None = None
     """Variance of one example's change, for planning sample sizes; the flip rate for accuracy."""
     flips: int | None = None
+    """Answers that turned right or wrong; for fidelity: predictions that changed."""
     kl_divergence: float | None = None
+    """From the dense to the compressed prediction, in nats: the mean over predictions."""
+    kl_p99: float | None = None
+    """What 99 % of the predictions do not exceed, one of the observed values."""
+    agreement: float | None = None
+    """Share of the predictions whose most likely answer stayed."""
     problem: Finding | None = None
 
     @property
@@ -71,7 +77,10 @@ class Pairs:
     tokens: Floats
     dense_correct: Floats
     correct: Floats
-    kl: Floats
+    changed: Floats
+    """Predictions whose most likely answer changed."""
+    kl: tuple[Floats, ...]
+    """Of every prediction of an example; empty where it is not known."""
     slices: tuple[Mapping[str, str | None], ...]
 
 
@@ -95,7 +104,8 @@ def pair(dense: Sequence[Row], pruned: Sequence[Row]) -> Pairs | Finding:
         tokens=_numbers(ours, order, "tokens"),
         dense_correct=_numbers(ours, order, "correct"),
         correct=_numbers(theirs, order, "correct"),
-        kl=np.array([_kl(ours[i].get("probabilities"), theirs[i].get("probabilities")) for i in order]),
+        changed=np.array([_changed(ours[i], theirs[i]) for i in order], dtype=np.float64),
+        kl=tuple(_divergences(ours[i], theirs[i]) for i in order),
         slices=tuple(ours[i].get("slices") or {} for i in order),
     )
 
@@ -128,10 +138,52 @@ def compare(
     rng = np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogatepass"))])
     match metric:
         case "accuracy":
-            return _accuracy(pairs, name, index, confidence)
+            found = _accuracy(pairs, name, index, confidence)
+        case "fidelity":
+            found = _fidelity(pairs, name, index, confidence, rng)
         case "loss" | "perplexity":
-            return _loss(pairs, name, index, metric, confidence, rng)
-    raise ValueError(f"there is no metric {metric!r}; known: accuracy, loss, perplexity")
+            found = _loss(pairs, name, index, metric, confidence, rng)
+        case _:
+            raise ValueError(f"there is no metric {metric!r}; known: accuracy, fidelity, loss, perplexity")
+    if found.problem:
+        return found
+    mean, p99 = _divergence(pairs, index)
+    return replace(found, kl_divergence=mean, kl_p99=p99, agreement=_agreement(pairs, index))
+
+
+def _fidelity(
+    pairs: Pairs, name: str, index: Index, confidence: float, rng: np.random.Generator
+) -> Comparison:
+    """Agreement with the dense model's most likely answers; the predictions of one example hang together."""
+    changed, predictions = pairs.changed[index], _predictions(pairs, index)
+    unknown = int(np.isnan(changed).sum())
+    if unknown:
+        message = (
+            f"{unknown} of {len(index)} examples have no predictions of both models that can be compared. "
+            "A model that yields NaN is broken."
+        )
+        return _cannot(name, index, "not_computable", message)
+    samples, flips = len(index), int(changed.sum())
+    drop = flips / float(predictions.sum())
+    if flips == 0 or bool((predictions == 1).all()):
+        low, high = tango_interval(flips, 0, samples, confidence)
+        bound: float | None = tango_bound(flips, 0, samples, confidence)
+        ends: tuple[float | None, float | None] = (max(0.0, low), high)
+    else:
+        low_end, high_end, bound = _bootstrap(changed, predictions, confidence, rng)
+        ends = low_end, high_end
+    return Comparison(
+        slice=name,
+        samples=samples,
+        dense_value=1.0,
+        value=1.0 - drop,
+        drop=drop,
+        ci_low=None if ends[1] is None else -ends[1],
+        ci_high=None if ends[0] is None else -ends[0],
+        drop_bound=bound,
+        spread=_spread(changed, predictions),
+        flips=flips,
+    )
 
 
 def _accuracy(pairs: Pairs, name: str, index: Index, confidence: float) -> Comparison:
@@ -155,7 +207,6 @@ def _accuracy(pairs: Pairs, name: str, index: Index, confidence: float) -> Compa
         p_value=mcnemar_p(worse, better),
         spread=(worse + better) / samples,
         flips=worse + better,
-        kl_divergence=_mean_kl(pairs, index),
     )
 
 
@@ -198,7 +249,6 @@ def _loss(
         drop_bound=bound,
         p_value=sign_flip_p(pruned - dense, rng),
         spread=_spread(pruned - dense, base),
-        kl_divergence=_mean_kl(pairs, index),
     )
 
 
@@ -222,9 +272,45 @@ def _spread(numerator: Floats, denominator: Floats) -> float:
     return float((share**2).mean())
 
 
-def _mean_kl(pairs: Pairs, index: Index) -> float | None:
-    known = pairs.kl[index]
-    return None if np.isnan(known).any() else math.fsum(known) / len(index)
+def _divergence(pairs: Pairs, index: Index) -> tuple[float | None, float | None]:
+    """Mean and 99th percentile of the KL divergence of every prediction; None unless all of them are known."""
+    of_examples = [pairs.kl[position] for position in index]
+    if not all(len(divergences) for divergences in of_examples):
+        return None, None
+    every = np.concatenate(of_examples)
+    if not np.isfinite(every).all():
+        return None, None
+    return math.fsum(every) / len(every), float(np.quantile(every, 0.99, method="inverted_cdf"))
+
+
+def _agreement(pairs: Pairs, index: Index) -> float | None:
+    changed = pairs.changed[index]
+    if np.isnan(changed).any():
+        return None
+    return 1.0 - float(changed.sum()) / float(_predictions(pairs, index).sum())
+
+
+def _predictions(pairs: Pairs, index: Index) -> Floats:
+    """How many predictions each example is made of; one where none are counted."""
+    counted = pairs.tokens[index]
+    return np.where(np.isnan(counted), 1.0, counted)
+
+
+def _changed(dense: Row, pruned: Row) -> float:
+    """Predictions of an example whose most likely answer is another; NaN where that is not known."""
+    if pruned.get("kl") is not None:
+        return math.nan if pruned.get("flips") is None else float(pruned["flips"])
+    before, after = dense.get("prediction"), pruned.get("prediction")
+    return math.nan if before is None or after is None else float(before != after)
+
+
+def _divergences(dense: Row, pruned: Row) -> Floats:
+    """As measured from the logits side by side, or else from the probabilities that both rows list."""
+    measured = pruned.get("kl")
+    if measured is not None:
+        return np.array(measured, dtype=np.float64)
+    value = _kl(dense.get("probabilities"), pruned.get("probabilities"))
+    return np.array([] if math.isnan(value) else [value], dtype=np.float64)
 
 
 def _kl(dense: Sequence[float] | None, pruned: Sequence[float] | None) -> float:

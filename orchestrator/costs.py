@@ -98,8 +98,9 @@ def prior_seconds(unit: Unit, pool: Pool) -> float:
     passes = 1.0
     if unit.task is TaskName.LATENCY:
         params = unit.step.params
-        seconds += model.bytes / COPY_BYTES_PER_SECOND  # the dense model beside the pruned one
-        tokens, passes = float(params["batch"] * params["sequence"]), 4.0 * params["repetitions"]
+        tokens, passes = float(params["batch"] * params["sequence"]), 2.0 * params["repetitions"]
+    if unit.reads_both:
+        seconds, passes = seconds + model.bytes / COPY_BYTES_PER_SECOND, 2.0 * passes
     if unit.task is TaskName.SENSITIVITY:
         layers = max(1.0, math.sqrt(model.parameters) / 40)  # layer counts grow with the root of the size
         passes = 2.0 + len(unit.step.params["grid"]) * layers / unit.parts
@@ -112,9 +113,9 @@ def memory_bytes(unit: Unit) -> int:
         TaskName.SENSITIVITY: 3.0,
         TaskName.PRUNE: 2.5,
         TaskName.EVALUATE: 2.0,
-        TaskName.LATENCY: 4.0,
+        TaskName.LATENCY: 2.0,
         TaskName.JUDGE: 0.0,
-    }[unit.task]
+    }[unit.task] * (2.0 if unit.reads_both else 1.0)
     return int(INTERPRETER_BYTES + copies * unit.model.bytes)
 
 

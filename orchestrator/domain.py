@@ -94,6 +94,12 @@ class Unit:
         """What it does."""
         return self.step.task
 
+    @property
+    def reads_both(self) -> bool:
+        """Whether it looks at a pruned model and at the dense one beside each other."""
+        compares = self.task is TaskName.EVALUATE and bool(self.needs) and "fidelity" in self.step.params
+        return self.task is TaskName.LATENCY or compares
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
@@ -235,6 +241,10 @@ class UnitReport:
     wall_seconds: float = 0.0
     findings: tuple[str, ...] = ()
     """Kinds of the findings, one for each."""
+
+
+POINTS = frozenset({"accuracy", "fidelity"})
+"""Metrics that fall with harm and change by points; the others rise, and change relative to the dense value."""
 
 
 class Judgement(StrEnum):

@@ -14,7 +14,7 @@ from orchestrator.identity import digest
 from orchestrator.spec import DatasetSpec, Fleet, Match, RecipeSpec
 from tasks.contract import TASK_VERSIONS
 
-VERSIONS: Mapping[str, int] = {**TASK_VERSIONS, "judge": 1}
+VERSIONS: Mapping[str, int] = {**TASK_VERSIONS, "judge": 2}
 
 PARAMETERS_PER_SENSITIVITY_UNIT = (
     20_000_000  # a unit of this size is minutes on a CPU, so a lost one costs little
@@ -232,7 +232,8 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
         asked_slices = recipe.evaluate.slices
         slices = fleet.datasets[recipe.evaluate.dataset].slices if asked_slices is None else asked_slices
         examples = ref(recipe.evaluate.dataset, recipe.evaluate.split, recipe.evaluate.samples, slices)
-        evaluate = _step(TaskName.EVALUATE, {}, examples, 0)
+        label_free = {"fidelity": True} if recipe.evaluate.metric == "fidelity" else {}
+        evaluate = _step(TaskName.EVALUATE, label_free, examples, 0)
         if recipe.evaluate.latency:
             timed = ref(recipe.evaluate.dataset, recipe.evaluate.split, recipe.evaluate.samples)
             latency = _step(TaskName.LATENCY, recipe.evaluate.latency.model_dump(), timed, 0)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.domain import POINTS
 from orchestrator.gains import Gain, gain_of
 from orchestrator.reportdata import ReportData, Row
 from orchestrator.wording import NAME_LENGTH, change, count, milliseconds, number, plain
@@ -31,7 +32,7 @@ _URGENCY = {status: index for index, status in enumerate(STATUSES)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """How much worse one slice became; positive is worse, relative or in accuracy points."""
+    """How much worse one slice became; positive is worse, relative or in points."""
 
     slice: str
     samples: int
@@ -40,6 +41,9 @@ class Change:
     high: float | None
     limit: float | None
     verdict: str
+    agreement: float | None = None
+    kl_divergence: float | None = None
+    kl_p99: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,7 +62,6 @@ class Case:
     dense_value: float | None = None
     value: float | None = None
     flips: int | None = None
-    kl_divergence: float | None = None
     changes: tuple[Change, ...] = ()
     """The whole first, then the slices, worst first."""
     artifact: str = ""
@@ -91,8 +94,18 @@ class Case:
 
     @property
     def unit(self) -> str:
-        """Of changes: accuracy changes by points, loss and perplexity by percent."""
-        return "pt" if self.metric == "accuracy" else "%"
+        """Of changes: accuracy and fidelity change by points, loss and perplexity by percent."""
+        return "pt" if self.falls else "%"
+
+    @property
+    def falls(self) -> bool:
+        """Whether the metric falls with harm."""
+        return self.metric in POINTS
+
+    @property
+    def moved(self) -> tuple[Change, ...]:
+        """The changes of which it is known how far the predictions moved."""
+        return tuple(c for c in self.changes if c.agreement is not None or c.kl_divergence is not None)
 
     @property
     def whole(self) -> Change | None:
@@ -111,7 +124,7 @@ class Case:
         if whole is None or whole.value is None or not math.isfinite(whole.value):
             return None
         scale = 1.0
-        if self.metric == "accuracy":
+        if self.falls:
             if not self.dense_value:
                 return None
             scale = 1 / self.dense_value
@@ -173,7 +186,6 @@ def _case(chain: Row, own: Mapping[str, Sequence[Row]], aliases: Mapping[tuple[A
         dense_value=whole.get("dense_value"),
         value=whole.get("value"),
         flips=whole.get("flips"),
-        kl_divergence=whole.get("kl_divergence"),
         changes=_changes(own["evaluations"], own["verdicts"]),
         nonzero=nonzero / parameters if parameters and nonzero is not None else None,
         artifact=artifact.get("digest") or artifact.get("unit_key") or "",
@@ -224,9 +236,9 @@ def _changes(evaluations: Sequence[Row], verdicts: Sequence[Row]) -> tuple[Chang
 
 
 def _change(row: Row, verdict: Row) -> Change:
-    """Delta and its interval turned so that positive is worse: points of accuracy, else relative to the dense value."""
+    """Delta and its interval turned so that positive is worse: points, or else relative to the dense value."""
     delta, low, high = (row.get(column) for column in ("delta", "ci_low", "ci_high"))
-    if row.get("metric") == "accuracy":
+    if row.get("metric") in POINTS:
         delta, low, high = (None if end is None else -end for end in (delta, high, low))
     else:
         dense = row.get("dense_value")
@@ -239,12 +251,15 @@ def _change(row: Row, verdict: Row) -> Change:
         high=high,
         limit=verdict.get("limit"),
         verdict=verdict.get("verdict") or "",
+        agreement=row.get("agreement"),
+        kl_divergence=row.get("kl_divergence"),
+        kl_p99=row.get("kl_p99"),
     )
 
 
 def worsening(case: Case, value: float | None) -> str:
-    """A change as the metric itself moves: accuracy falls where loss and perplexity rise."""
-    return change(-value if value is not None and case.metric == "accuracy" else value, case.unit)
+    """A change as the metric itself moves: accuracy and fidelity fall where loss and perplexity rise."""
+    return change(-value if value is not None and case.falls else value, case.unit)
 
 
 def _reason(case: Case, verdicts: Sequence[Row]) -> str:

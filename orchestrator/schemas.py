@@ -86,6 +86,8 @@ _TABLES: Mapping[str, Sequence[tuple[str, pa.DataType]]] = {
         ("prediction", pa.int64()),
         ("correct", pa.bool_()),
         ("probabilities", pa.list_(pa.float32())),
+        ("kl", pa.list_(pa.float32())),
+        ("flips", pa.int64()),
     ],
     "evaluations": [
         ("dataset", pa.string()),
@@ -99,6 +101,8 @@ _TABLES: Mapping[str, Sequence[tuple[str, pa.DataType]]] = {
         ("ci_high", pa.float64()),
         ("flips", pa.int64()),
         ("kl_divergence", pa.float64()),
+        ("kl_p99", pa.float64()),
+        ("agreement", pa.float64()),
     ],
     "latencies": [
         ("runtime", pa.string()),

@@ -197,7 +197,8 @@ class EvaluateSpec(_Part):
     dataset: str
     split: str = "all"
     samples: Positive | None = None
-    metric: Literal["perplexity", "loss", "accuracy"]
+    metric: Literal["perplexity", "loss", "accuracy", "fidelity"]
+    """`fidelity` is the share of predictions that agree with the dense model's; it looks at no label."""
     slices: tuple[str, ...] | None = None
     """The default is the dataset's `slice_by`."""
     latency: Annotated[LatencySpec | None, BeforeValidator(_latency)] = None
@@ -205,7 +206,7 @@ class EvaluateSpec(_Part):
 
 
 class GatesSpec(_Part):
-    """How much worse is too much. Accuracy: points lost, 0.02 is two points. Loss, perplexity: relative increase."""
+    """How much worse is too much. Accuracy, fidelity: points lost, 0.02 is two points. Loss, perplexity: relative increase."""
 
     max_drop: Annotated[float, Field(ge=0.0)] | None = None
     max_slice_drop: Annotated[float, Field(ge=0.0)] | None = None
@@ -246,6 +247,8 @@ class RecipeSpec(_Part):
             )
         if self.evaluate is not None and self.evaluate.latency and self.prune is None:
             raise ValueError("evaluate.latency needs prune: it times the pruned model against the dense one")
+        if self.evaluate is not None and self.evaluate.metric == "fidelity" and self.prune is None:
+            raise ValueError("metric: fidelity needs prune: it compares the pruned model with the dense one")
         if self.publish is not None and self.gates is None:
             raise ValueError("publish needs gates: nothing is published unjudged")
         if self.gates is not None and self.gates.max_drop is None and self.gates.max_slice_drop is None:

@@ -163,7 +163,7 @@ def _compute(place: Place, unit: Unit, output: Path) -> Product:
         datasets=_datasets(place, unit.step.data, unit.task),
         inputs=_inputs(place, unit),
         output=output,
-        dense=_registered(place, unit) if unit.task is TaskName.LATENCY else None,
+        dense=_registered(place, unit) if unit.reads_both else None,
         part=unit.part,
         parts=unit.parts,
         seed=unit.step.seed,

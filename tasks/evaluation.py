@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from tasks.batches import Batch, batches, logits_of
 from tasks.contract import Dataset, Finding, Product, Row, Work
 from tasks.data import read
+from tasks.fidelity import Shift, shifts
 from tasks.fitting import Item, fit
 from tasks.models import Model, load
 
@@ -27,7 +28,7 @@ class Scores:
     """What a model made of the members of a batch; on the CPU."""
 
     losses: torch.Tensor
-    """float64 [members]: cross entropy, summed over the predicted tokens of a text."""
+    """float64 [members]: cross entropy, summed over the predicted tokens of a text; NaN without a label."""
     tokens: tuple[int, ...]
     """Predictions that make up each loss; 1 for a classifier."""
     logits: torch.Tensor | None = None
@@ -37,28 +38,45 @@ class Scores:
 def run(work: Work) -> Product:
     """One `outcomes` row for each example; a loss that is not finite is null, and said so.
 
+    With the param `fidelity` no label is looked at, and where there is a dense model too (`work.dense`), each row says
+    how far the predictions are from that model's: `kl` and `flips` (see `tasks.fidelity`).
     Errors: BadInput, if the data set does not fit the model.
     """
     model = load(work.model, work.device)
-    fitted = fit(read(work.datasets["evaluation"]), model)
+    dense = load(work.dense, work.device) if work.dense else None
+    label_free = bool(work.params.get("fidelity"))
+    fitted = fit(read(work.datasets["evaluation"]), model, labelled=not label_free)
     rows: dict[int, Row] = {}
     for batch in batches(fitted, model):
-        scores = score(model, batch)
+        scores, shifted = _measure(model, dense, batch)
         for index, position in enumerate(batch.positions):
-            rows[position] = _outcome(fitted.items[position], scores, index)
+            rows[position] = _outcome(fitted.items[position], scores, index) | _shift_columns(shifted, index)
     in_file_order = [rows[position] for position in range(len(fitted.items))]
-    findings = (*model.findings, *fitted.findings, *_not_finite(in_file_order, work.datasets["evaluation"]))
+    told = in_file_order if model.family == "causal_lm" or not label_free else ()
+    findings = (*model.findings, *fitted.findings, *_not_finite(told, work.datasets["evaluation"]))
     return Product(tables={"outcomes": in_file_order}, findings=findings)
 
 
 def score(model: Model, batch: Batch) -> Scores:
     """The losses of a batch, in float32 whatever the model's dtype."""
     with torch.inference_mode():
+        return _score(model, logits_of(model, batch), batch)
+
+
+def _measure(model: Model, dense: Model | None, batch: Batch) -> tuple[Scores, tuple[Shift, ...]]:
+    with torch.inference_mode():
         logits = logits_of(model, batch)
-        if model.family == "causal_lm":
-            return _score_texts(logits, batch)
-        assert batch.labels is not None
-        logits = logits.float()
+        scores = _score(model, logits, batch)
+        return scores, () if dense is None else shifts(logits_of(dense, batch), logits, batch)
+
+
+def _score(model: Model, logits: torch.Tensor, batch: Batch) -> Scores:
+    if model.family == "causal_lm":
+        return _score_texts(logits, batch)
+    logits = logits.float()
+    if batch.labels is None:
+        losses = torch.full((len(batch.positions),), math.nan, dtype=torch.float64)
+    else:
         losses = cross_entropy(logits, batch.labels, reduction="none").double().cpu()
     return Scores(losses=losses, tokens=(1,) * len(batch.positions), logits=logits.cpu())
 
@@ -77,7 +95,11 @@ def _score_texts(logits: torch.Tensor, batch: Batch) -> Scores:
     return Scores(losses=losses.cpu(), tokens=tuple(length - 1 for length in batch.lengths))
 
 
-def _outcome(item: Item, scores: Scores, index: int) -> Row:
+def _shift_columns(shifted: tuple[Shift, ...], index: int) -> dict[str, Any]:
+    return {"kl": list(shifted[index].kl), "flips": shifted[index].flips} if shifted else {}
+
+
+def _outcome(item: Item, scores: Scores, index: int) -> dict[str, Any]:
     loss = float(scores.losses[index])
     row: dict[str, Any] = {
         "example": item.number,
@@ -91,7 +113,8 @@ def _outcome(item: Item, scores: Scores, index: int) -> Row:
     logits = scores.logits[index]
     if not bool(logits.isnan().any()):
         row["prediction"] = int(logits.argmax())
-        row["correct"] = row["prediction"] == item.label
+        if item.label is not None:
+            row["correct"] = row["prediction"] == item.label
         if len(logits) <= MAX_LISTED_LABELS:
             row["probabilities"] = logits.softmax(0).tolist()
     return row

@@ -38,9 +38,10 @@ class Fitted:
     findings: tuple[Finding, ...] = ()
 
 
-def fit(examples: Examples, model: Model) -> Fitted:
+def fit(examples: Examples, model: Model, *, labelled: bool = True) -> Fitted:
     """The examples as the model sees them; a text of too few tokens is left out, with a finding.
 
+    `labelled=False` looks at no label, right or wrong.
     Errors: BadInput, naming the file and the line or row that does not fit.
     """
     kind = "text" if model.family in TEXT_FAMILIES else "arrays"
@@ -51,7 +52,7 @@ def fit(examples: Examples, model: Model) -> Fitted:
             do="Match the recipe with other models, or give it another data set.",
             file=examples.file,
         )
-    labels = _labels(examples.members, model)
+    labels = _labels(examples.members, model, labelled)
     if kind == "text":
         return _fit_texts(examples, model, labels)
     expected = _expected_shape(model)
@@ -101,7 +102,7 @@ def _cuts(examples: Examples, cut: int, limit: int) -> Iterator[Finding]:
         yield Finding(kind="truncated_examples", subject=examples.dataset.path.name, message=message)
 
 
-def _labels(examples: Sequence[Example], model: Model) -> list[int | None]:
+def _labels(examples: Sequence[Example], model: Model, labelled: bool) -> list[int | None]:
     if model.family == "causal_lm":
         return [None] * len(examples)
     classes = getattr(model.config, "num_labels", None)
@@ -113,6 +114,8 @@ def _labels(examples: Sequence[Example], model: Model) -> list[int | None]:
             do="Use a classifier with two classes or more.",
             file="config.json",
         )
+    if not labelled:
+        return [None] * len(examples)
     names = getattr(model.config, "label2id", None)
     numbers = names if isinstance(names, dict) else {}
     return [_label(example, numbers, classes) for example in examples]

@@ -77,7 +77,7 @@ def seconds_of(model: Model, batch: Batch) -> float:
 
 def _batch(work: Work, model: Model) -> tuple[Batch, int | None, list[Finding]]:
     """The batch to time, its tokens an example (None for arrays), and what had to be made smaller."""
-    fitted = fit(read(work.datasets["evaluation"]), model)
+    fitted = fit(read(work.datasets["evaluation"]), model, labelled=False)
     asked, sequence = int(work.params["batch"]), int(work.params["sequence"])
     if model.family not in TEXT_FAMILIES:
         items = tuple(itertools.islice(itertools.cycle(fitted.items), asked))
@@ -86,10 +86,7 @@ def _batch(work: Work, model: Model) -> tuple[Batch, int | None, list[Finding]]:
     size = max(1, min(asked, batch_tokens_for(model) // length))
     ids = np.concatenate([item.content for item in fitted.items])
     texts = np.resize(ids, (size, length))
-    items = tuple(
-        Item(number=number, slices={}, content=content, label=fitted.items[0].label)
-        for number, content in enumerate(texts)
-    )
+    items = tuple(Item(number=number, slices={}, content=content) for number, content in enumerate(texts))
     batch = next(batches(Fitted(items=items), model, _NO_LIMIT))
     found = len(batch.positions), length
     message = (

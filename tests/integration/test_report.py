@@ -488,6 +488,23 @@ def test_accuracy_falls_in_points_and_its_interval_keeps_its_direction():
     assert "0.9000 → 0.8500 accuracy −5.0 pt −10.0 pt to −1.0 pt" in words
 
 
+def test_agreement_falls_in_points_and_is_told_for_every_slice():
+    rows = [
+        {"slice": "all", "samples": 100, "dense_value": 1.0, "value": 0.97, "delta": -0.03, "ci_low": -0.05, "ci_high": -0.01, "flips": 41, "agreement": 0.97, "kl_divergence": 0.0123, "kl_p99": 0.456},
+        {"slice": "topic=law", "samples": 20, "dense_value": 1.0, "value": 0.9, "delta": -0.1, "agreement": 0.9, "kl_divergence": 0.05, "kl_p99": 0.7},
+    ]  # fmt: skip
+    data = case(metric="fidelity", evaluations=rows)
+    words = Page(render_html(data)).words
+    assert "1.000 → 0.9700 fidelity −3.0 pt −5.0 pt to −1.0 pt −10.0 pt topic=law" in words
+    assert "41 predictions changed." in words
+    assert "all 100 97.00 % 0.0123 0.456 topic=law 20 90.00 % 0.0500 0.700" in words
+    assert "| 97.00 % | 0.0123, 0.456 |" in render_markdown(data)
+
+
+def test_nothing_is_said_of_predictions_that_nobody_compared():
+    assert "How far the predictions moved" not in render_html(case())
+
+
 def test_every_failure_class_has_advice(four):
     assert set(ADVICE) == {member.value for member in FailureClass} | {"quarantined"}
     assert "Give the pool more per shard" in render_html(four)
@@ -598,7 +615,7 @@ def test_hostile_names_stay_in_code_spans_of_the_summary(name):
         assert mark not in outside, mark
     tables = [line for line in text.splitlines() if line.startswith("|")]
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in tables}
-    assert widths <= {5, 6, 11}
+    assert widths <= {5, 6, 13}
     text.encode()
 
 

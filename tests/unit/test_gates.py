@@ -14,6 +14,7 @@ from orchestrator import judging
 from orchestrator.comparison import ALL, Comparison, pair
 from orchestrator.gates import Gates, by_point_estimate, judge
 from orchestrator.schemas import result_table, rows_of
+from orchestrator.statistics import tango_bound
 from tasks.contract import Finding
 
 GATES = Gates(max_drop=0.10, max_slice_drop=0.20, min_samples=3)
@@ -111,6 +112,84 @@ def test_a_single_example_has_a_change_and_no_interval():
     (row,) = judged([text(0, 20.0)], [text(0, 21.0)], metric="loss").evaluations
     assert row["delta"] == pytest.approx(0.1)
     assert (row["ci_low"], row["ci_high"]) == (None, None)
+
+
+def moved(example, flips, *, kl=None, tokens=10, **slices):
+    """A row of a text whose every token was compared with the dense model's."""
+    divergences = [0.1] * tokens if kl is None else kl
+    return {**text(example, 20.0, tokens=tokens, **slices), "flips": flips, "kl": divergences}
+
+
+def test_fidelity_is_the_share_of_predictions_that_stayed():
+    dense = [text(i, 20.0) for i in range(40)]
+    pruned = [moved(i, i % 4) for i in range(40)]
+    (row,) = judged(dense, pruned, metric="fidelity").evaluations
+    assert (row["dense_value"], row["value"], row["agreement"]) == (1.0, 0.85, 0.85)
+    assert row["flips"] == 60
+    assert row["ci_low"] < -0.15 < row["ci_high"] < 0
+    assert overall(judged(dense, pruned, metric="fidelity"))["verdict"] == "block"
+    assert overall(judged(dense, pruned, metric="fidelity", gates=Gates(max_drop=0.16)))["verdict"] == "pass"
+
+
+def test_one_prediction_an_example_has_an_exact_interval():
+    def labelled(example, prediction):
+        return {"example": example, "slices": {}, "loss": None, "tokens": 1, "prediction": prediction}
+
+    dense = [labelled(i, 0) for i in range(100)]
+    (row,) = judged(dense, [labelled(i, int(i < 5)) for i in range(100)], metric="fidelity").evaluations
+    assert (row["agreement"], row["flips"]) == (0.95, 5)
+    assert -row["ci_low"] == pytest.approx(tango_bound(5, 0, 100, 0.975))
+    (same,) = judged(dense, dense, metric="fidelity").evaluations
+    assert same["value"] == 1.0
+    assert same["ci_high"] == 0.0
+    assert -0.04 < same["ci_low"] < 0, "a hundred alike do not prove that all are"
+
+
+def test_texts_without_any_change_still_have_an_interval():
+    dense = [text(i, 20.0) for i in range(50)]
+    (row,) = judged(dense, [moved(i, 0) for i in range(50)], metric="fidelity").evaluations
+    assert row["delta"] == 0.0
+    assert -row["ci_low"] == pytest.approx(tango_bound(0, 0, 50, 0.975))
+
+
+def test_fidelity_of_each_slice_is_gated():
+    dense = [text(i, 20.0, topic="ab"[i % 2]) for i in range(40)]
+    pruned = [moved(i, 5 * (i % 2), topic="ab"[i % 2]) for i in range(40)]
+    gates = Gates(max_drop=0.3, max_slice_drop=0.4, min_samples=3)
+    result = judged(dense, pruned, metric="fidelity", slices=["topic"], gates=gates)
+    assert overall(result)["slice"] == "topic=b"
+    assert overall(result)["verdict"] == "block"
+    assert {row["slice"]: row["agreement"] for row in result.evaluations} == {
+        "all": 0.75,
+        "topic=b": 0.5,
+        "topic=a": 1.0,
+    }
+
+
+def test_without_predictions_of_both_models_fidelity_cannot_be_told():
+    dense = [text(i, 20.0) for i in range(5)]
+    result = judged(dense, dense, metric="fidelity")
+    assert overall(result)["verdict"] == "inconclusive"
+    assert "not_computable" in kinds(result)
+
+
+def test_the_99th_percentile_is_a_value_that_was_seen():
+    dense = [text(0, 20.0, tokens=200), text(1, 20.0, tokens=100)]
+    values = [float(np.float32(i / 300)) for i in range(300)]
+    pruned = [moved(0, 0, kl=values[:200], tokens=200), moved(1, 0, kl=values[200:])]
+    pruned[1]["tokens"] = 100
+    (row,) = judged(dense, pruned, metric="fidelity").evaluations
+    assert row["kl_p99"] == values[296]
+    assert row["kl_divergence"] == pytest.approx(sum(values) / 300)
+
+
+def test_predictions_that_are_listed_give_agreement_under_every_metric():
+    dense = [answer(i, True, probabilities=[0.4, 0.6]) for i in range(10)]
+    pruned = [answer(i, i >= 2, probabilities=[0.4, 0.6]) for i in range(10)]
+    (row,) = judged(dense, pruned).evaluations
+    assert (row["agreement"], row["kl_p99"]) == (0.8, 0.0)
+    (row,) = judged([text(0, 20.0)], [text(0, 21.0)], metric="loss").evaluations
+    assert row["agreement"] is row["kl_p99"] is None
 
 
 def test_kl_divergence_is_the_mean_from_dense_to_pruned():
@@ -350,7 +429,7 @@ def test_without_gates_what_could_not_be_measured_is_no_pass():
 
 
 def test_a_metric_nobody_knows_is_refused():
-    with pytest.raises(ValueError, match="known: accuracy, loss, perplexity"):
+    with pytest.raises(ValueError, match="known: accuracy, fidelity, loss, perplexity"):
         judged(answers(1, 1), answers(1, 1), metric="bleu")
 
 

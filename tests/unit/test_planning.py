@@ -251,3 +251,28 @@ def test_slices_do_not_matter_to_the_clock(make_plan, fleet_text):
     old = make_plan(text=timed(fleet_text))
     new = make_plan(text=timed(fleet_text).replace(", slice_by: topic", ""))
     assert {chain.latency for chain in old.chains} == {chain.latency for chain in new.chains}
+
+
+def test_fidelity_is_measured_by_units_of_its_own_that_see_both_models(make_plan, fleet_text):
+    old = make_plan()
+    new = make_plan(
+        text=fleet_text.replace("metric: perplexity}\n    gates", "metric: fidelity}\n    gates", 1)
+    )
+    (chain, other) = new.chains
+    assert new.units[chain.dense].step.params == new.units[chain.pruned].step.params == {"fidelity": True}
+    assert [new.units[key].reads_both for key in (chain.dense, chain.pruned)] == [False, True]
+    assert not any(unit.reads_both for unit in old.units.values())
+    assert set(other.units) < set(old.units)
+
+
+def test_what_reads_both_models_is_expected_to_take_both_memories(make_plan, fleet_text, costs, make_pool):
+    text = timed(fleet_text).replace("metric: perplexity, latency", "metric: fidelity, latency")
+    plan = make_plan(text=text)
+    chain = plan.chains[0]
+    alone, both, clock = (
+        costs.estimate(plan.units[key], make_pool()) for key in (chain.dense, chain.pruned, chain.latency)
+    )
+    size = plan.units[chain.dense].model.bytes
+    assert both.memory_bytes - alone.memory_bytes == 2 * size
+    assert clock.memory_bytes == both.memory_bytes
+    assert both.seconds > alone.seconds

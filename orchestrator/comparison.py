@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.f1 import f1_drops, macro_f1
 from orchestrator.statistics import (
     Floats,
     bootstrap_bounds,
@@ -41,7 +42,7 @@ class Comparison:
     dense_value: float | None = None
     value: float | None = None
     drop: float | None = None
-    """How much worse: points of accuracy or agreement lost, or the relative increase of loss or perplexity."""
+    """How much worse: points of accuracy, F1 or agreement lost, or the relative increase of loss or perplexity."""
     ci_low: float | None = None
     ci_high: float | None = None
     """Of value - dense_value. For loss and perplexity: of the relative change, scaled by this dense value."""
@@ -77,6 +78,9 @@ class Pairs:
     tokens: Floats
     dense_correct: Floats
     correct: Floats
+    label: Floats
+    dense_prediction: Floats
+    prediction: Floats
     changed: Floats
     """Predictions whose most likely answer changed."""
     kl: tuple[Floats, ...]
@@ -104,6 +108,9 @@ def pair(dense: Sequence[Row], pruned: Sequence[Row]) -> Pairs | Finding:
         tokens=_numbers(ours, order, "tokens"),
         dense_correct=_numbers(ours, order, "correct"),
         correct=_numbers(theirs, order, "correct"),
+        label=_numbers(ours, order, "label"),
+        dense_prediction=_numbers(ours, order, "prediction"),
+        prediction=_numbers(theirs, order, "prediction"),
         changed=np.array([_changed(ours[i], theirs[i]) for i in order], dtype=np.float64),
         kl=tuple(_divergences(ours[i], theirs[i]) for i in order),
         slices=tuple(ours[i].get("slices") or {} for i in order),
@@ -139,16 +146,50 @@ def compare(
     match metric:
         case "accuracy":
             found = _accuracy(pairs, name, index, confidence)
+        case "f1":
+            found = _macro_f1(pairs, name, index, confidence, rng)
         case "fidelity":
             found = _fidelity(pairs, name, index, confidence, rng)
         case "loss" | "perplexity":
             found = _loss(pairs, name, index, metric, confidence, rng)
         case _:
-            raise ValueError(f"there is no metric {metric!r}; known: accuracy, fidelity, loss, perplexity")
+            raise ValueError(
+                f"there is no metric {metric!r}; known: accuracy, f1, fidelity, loss, perplexity"
+            )
     if found.problem:
         return found
     mean, p99 = _divergence(pairs, index)
     return replace(found, kl_divergence=mean, kl_p99=p99, agreement=_agreement(pairs, index))
+
+
+def _macro_f1(
+    pairs: Pairs, name: str, index: Index, confidence: float, rng: np.random.Generator
+) -> Comparison:
+    labels, dense, pruned = (
+        values[index] for values in (pairs.label, pairs.dense_prediction, pairs.prediction)
+    )
+    unknown = int((np.isnan(labels) | np.isnan(dense) | np.isnan(pruned)).sum())
+    if unknown:
+        message = f"{unknown} of {len(index)} examples have no label or no prediction. F1 needs both."
+        return _cannot(name, index, "not_computable", message)
+    samples, before, after = len(index), macro_f1(labels, dense), macro_f1(labels, pruned)
+    low = high = bound = spread = None
+    if samples > 1:
+        draws = f1_drops(labels, dense, pruned, rng)
+        low, high = bootstrap_bounds(draws, samples, (1 - confidence) / 2)
+        bound, spread = bootstrap_bounds(draws, samples, 1 - confidence)[1], samples * float(draws.var())
+    return Comparison(
+        slice=name,
+        samples=samples,
+        dense_value=before,
+        value=after,
+        drop=before - after,
+        ci_low=None if high is None else -high,
+        ci_high=None if low is None else -low,
+        drop_bound=bound,
+        spread=spread,
+        flips=int(((dense == labels) != (pruned == labels)).sum()),
+    )
 
 
 def _fidelity(

@@ -243,7 +243,7 @@ class UnitReport:
     """Kinds of the findings, one for each."""
 
 
-POINTS = frozenset({"accuracy", "fidelity"})
+POINTS = frozenset({"accuracy", "f1", "fidelity"})
 """Metrics that fall with harm and change by points; the others rise, and change relative to the dense value."""
 
 

@@ -24,7 +24,7 @@ _SEVERITY = {Judgement.BLOCK: 0, Judgement.INCONCLUSIVE: 1, Judgement.PASS: 2}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gates:
-    """How much worse is too much: points of accuracy or agreement, or relative increase of loss or perplexity."""
+    """How much worse is too much: points of accuracy, F1 or agreement, or relative increase of loss or perplexity."""
 
     max_drop: float | None = None
     max_slice_drop: float | None = None

@@ -197,8 +197,8 @@ class EvaluateSpec(_Part):
     dataset: str
     split: str = "all"
     samples: Positive | None = None
-    metric: Literal["perplexity", "loss", "accuracy", "fidelity"]
-    """`fidelity` is the share of predictions that agree with the dense model's; it looks at no label."""
+    metric: Literal["perplexity", "loss", "accuracy", "f1", "fidelity"]
+    """`f1` is the mean over classes. `fidelity` is the share of predictions that agree with the dense model's; it looks at no label."""
     slices: tuple[str, ...] | None = None
     """The default is the dataset's `slice_by`."""
     latency: Annotated[LatencySpec | None, BeforeValidator(_latency)] = None
@@ -206,7 +206,7 @@ class EvaluateSpec(_Part):
 
 
 class GatesSpec(_Part):
-    """How much worse is too much. Accuracy, fidelity: points lost, 0.02 is two points. Loss, perplexity: relative increase."""
+    """How much worse is too much. Accuracy, F1, fidelity: points, 0.02 is two. Loss, perplexity: relative increase."""
 
     max_drop: Annotated[float, Field(ge=0.0)] | None = None
     max_slice_drop: Annotated[float, Field(ge=0.0)] | None = None

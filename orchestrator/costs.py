@@ -15,6 +15,10 @@ COPY_BYTES_PER_SECOND = 3e8  # registry to node cache, digest included
 TOKENS_PER_BYTE = 0.3  # of a dataset file; the split and the tokenizer are not known while planning
 START_SECONDS = 0.3  # opening a model and its data
 INTERPRETER_BYTES = 700 * 2**20  # a worker that has imported torch and transformers
+HESSIANS_HELD_BYTES = 2**30  # as `tasks.hessians` limits them
+INPUTS_SQUARED_PER_PARAMETER = (
+    12  # the widest layer's inputs squared are at most a twelfth, as in BERT; less in larger ones
+)
 PRIOR_WEIGHT = 2.0  # the prior counts as so many past units
 
 
@@ -116,7 +120,15 @@ def memory_bytes(unit: Unit) -> int:
         TaskName.LATENCY: 2.0,
         TaskName.JUDGE: 0.0,
     }[unit.task] * (2.0 if unit.reads_both else 1.0)
-    return int(INTERPRETER_BYTES + copies * unit.model.bytes)
+    return int(INTERPRETER_BYTES + copies * unit.model.bytes) + _hessian_bytes(unit)
+
+
+def _hessian_bytes(unit: Unit) -> int:
+    """For sparsegpt: the Hessians that are held at once, and four more matrices of the widest layer while it is swept."""
+    if unit.step.params.get("criterion") != "sparsegpt":
+        return 0
+    widest = 4 * unit.model.parameters // INPUTS_SQUARED_PER_PARAMETER
+    return min(HESSIANS_HELD_BYTES, 4 * unit.model.parameters) + 4 * widest
 
 
 def money(seconds: float, pool: Pool) -> float:

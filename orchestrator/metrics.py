@@ -15,6 +15,7 @@ from orchestrator.scheduling import Progress, Start, UnitState
 
 DURATIONS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 FINDING_KINDS = (
+    "calibration_passes",
     "dead_input",
     "examples_differ",
     "extra_file",
@@ -31,6 +32,7 @@ FINDING_KINDS = (
     "nondeterminism",
     "not_computable",
     "not_finite",
+    "raised_damping",
     "skipped_examples",
     "skipped_file",
     "skipped_layer",

@@ -252,7 +252,7 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
 def _calibration_of(recipe: RecipeSpec, ref: Any) -> DataRef | None:
     """A criterion that looks at weights alone gets no data, so that other data does not make another unit."""
     assert recipe.prune
-    if recipe.prune.criterion == "magnitude":
+    if not recipe.prune.needs_data:
         return None
     shared = recipe.sensitivity
     name = recipe.prune.dataset or (shared.dataset if shared else None)

@@ -125,7 +125,8 @@ class SensitivitySpec(_Part):
 class PruneSpec(_Part):
     """What to remove: by which score, in which pattern, how much, and how it is spread over the layers."""
 
-    criterion: Literal["magnitude", "wanda"]
+    criterion: Literal["magnitude", "wanda", "sparsegpt"]
+    """`sparsegpt` also changes the weights that stay, so that they make up for those that go."""
     pattern: Annotated[str, StringConstraints(pattern=r"^(unstructured|[1-9][0-9]?:[1-9][0-9]?)$")] = (
         "unstructured"
     )
@@ -133,7 +134,7 @@ class PruneSpec(_Part):
     amount: Fraction | None = None
     """The share of the prunable weights to remove; N:M implies it."""
     scope: Literal["tensor", "row"] | None = None
-    """Within what scores compete; the default is `row` for wanda and `tensor` for magnitude."""
+    """Within what scores compete; the default is `row` for wanda, else `tensor`; sparsegpt: within blocks of 128 columns."""
     allocation: Literal["uniform", "sensitivity"] = "uniform"
     max_amount: Fraction = 0.95
     """No layer is pruned beyond this by an allocation that is not uniform."""
@@ -164,6 +165,11 @@ class PruneSpec(_Part):
         elif self.amount is None:
             raise ValueError("amount is missing: the share of the weights to remove, from 0 to 1")
         return self
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether scores depend on calibration data, and not on the weights alone."""
+        return self.criterion != "magnitude"
 
     @property
     def share(self) -> float:
@@ -256,9 +262,10 @@ class RecipeSpec(_Part):
         if self.prune is not None:
             if self.prune.allocation == "sensitivity" and self.sensitivity is None:
                 raise ValueError("allocation: sensitivity needs a sensitivity step")
-            if self.prune.criterion == "wanda" and self.prune.dataset is None and self.sensitivity is None:
+            if self.prune.needs_data and self.prune.dataset is None and self.sensitivity is None:
                 raise ValueError(
-                    "criterion: wanda needs calibration data: set prune.dataset, or a sensitivity step"
+                    f"criterion: {self.prune.criterion} needs calibration data: "
+                    "set prune.dataset, or a sensitivity step"
                 )
         return self
 

@@ -56,17 +56,10 @@ def input_norms_over(model: Model, layers: Sequence[Layer], fitted: Fitted) -> S
             squares[layer.name] = squares[layer.name] + total if layer.name in squares else total
             tokens[layer.name] = tokens.get(layer.name, 0) + count
 
-    with torch.inference_mode(), _watching(model.module, layers, add):
+    with torch.inference_mode(), watching(model.module, layers, add):
         for batch in batches(fitted, model, padded=False):
             logits_of(model, batch)
-    for name, total in squares.items():
-        if not bool(torch.isfinite(total).all()):
-            raise BadInput(
-                "the model cannot be calibrated",
-                why="an input of the layer is NaN or infinite, or its squares overflow",
-                do="Run the model in a wider dtype, or look for what breaks it.",
-                tensor=name,
-            )
+    refuse_overflow(squares)
     return Statistics(
         squares={name: total.clone() for name, total in squares.items()},  # no longer bound to inference mode
         tokens=tokens,
@@ -75,8 +68,20 @@ def input_norms_over(model: Model, layers: Sequence[Layer], fitted: Fitted) -> S
     )
 
 
+def refuse_overflow(sums: Mapping[str, torch.Tensor]) -> None:
+    """Raises BadInput, naming the layer, if what was summed up is not finite."""
+    for name, total in sums.items():
+        if not bool(torch.isfinite(total).all()):
+            raise BadInput(
+                "the model cannot be calibrated",
+                why="an input of the layer is NaN or infinite, or its squares overflow",
+                do="Run the model in a wider dtype, or look for what breaks it.",
+                tensor=name,
+            )
+
+
 @contextmanager
-def _watching(
+def watching(
     module: nn.Module, layers: Sequence[Layer], add: Callable[[Layer, nn.Module, torch.Tensor], None]
 ) -> Iterator[None]:
     """Shows `add` the input of every use of a layer, also by modules that share its weight; leaves nothing behind."""
@@ -95,6 +100,12 @@ def _watching(
             handle.remove()
 
 
+def padded_for(module: nn.Conv1d | nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
+    """The inputs in float32 with the convolution's own padding around them."""
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    return nn.functional.pad(inputs.float(), module._reversed_padding_repeated_twice, mode=mode)
+
+
 def _squares_of(layer: Layer, module: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, int]:
     if isinstance(module, nn.Conv1d | nn.Conv2d):
         return _squares_of_convolution(module, inputs)
@@ -105,8 +116,7 @@ def _squares_of(layer: Layer, module: nn.Module, inputs: torch.Tensor) -> tuple[
 def _squares_of_convolution(module: nn.Conv1d | nn.Conv2d, inputs: torch.Tensor) -> tuple[torch.Tensor, int]:
     """What summing the squares of the unfolded input gives, one kernel element at a time instead of all at once."""
     spatial = len(module.kernel_size)
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    padded = nn.functional.pad(inputs.float(), module._reversed_padding_repeated_twice, mode=mode)
+    padded = padded_for(module, inputs)
     places = [
         (padded.shape[2 + axis] - module.dilation[axis] * (module.kernel_size[axis] - 1) - 1)
         // module.stride[axis]

@@ -25,6 +25,8 @@ class Criterion:
     """
     needs_activations: bool
     """Without them the norms are None, and calibration data is not read."""
+    reconstructs: bool = False
+    """What stays of a weight changes too, which takes the Hessian of its inputs: `tasks.reconstruct` does it all."""
 
 
 def magnitude(weight: torch.Tensor, norms: torch.Tensor | None = None) -> torch.Tensor:
@@ -39,9 +41,14 @@ def wanda(weight: torch.Tensor, norms: torch.Tensor | None) -> torch.Tensor:
     return weight.float().abs().mul_(norms)
 
 
+def _only_in_a_sweep(weight: torch.Tensor, norms: torch.Tensor | None) -> torch.Tensor:
+    raise ValueError("sparsegpt scores weights while it changes them: see tasks.reconstruct")
+
+
 CRITERIA: Mapping[str, Criterion] = {
     "magnitude": Criterion(score=magnitude, needs_activations=False),
     "wanda": Criterion(score=wanda, needs_activations=True),
+    "sparsegpt": Criterion(score=_only_in_a_sweep, needs_activations=True, reconstructs=True),
 }
 
 

@@ -8,16 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tasks.allocation import Allocation, by_sensitivity, uniform
-from tasks.calibration import Statistics, input_norms
+from tasks.calibration import Statistics, input_norms_over
 from tasks.contract import BadInput, Finding, Product, Row, Work
 from tasks.criteria import Criterion, criterion_named
+from tasks.data import read
+from tasks.fitting import Fitted, fit
 from tasks.masking import mask_layer, zeroed
 from tasks.measures import dense_flops, parameter_names
 from tasks.models import Layer, Model, load, outline
 from tasks.patterns import NotANumber, kept_of_group
+from tasks.reconstruct import NotPositive
 from tasks.recount import Written, count_nonzero, recount
-from tasks.selection import Selection, select_layers, stored_names
+from tasks.selection import Selection, select_layers, stored_names, without_groups
+from tasks.sweeping import Change, Outcome, findings_of_sweeps, hessians_as_stored, sweeping
 from tasks.weights import Checkpoint, check_finite, open_checkpoint, write_like
 
 MARK = "prunefleet.json"
@@ -37,17 +43,13 @@ class Recipe:
     skip: tuple[str, ...]
 
 
-Outcome = tuple[int, float]
-"""Of one layer: how many weights the mask takes, and the reconstruction error."""
-
-
 def run(work: Work) -> Product:
     """Writes the pruned model to `work.output` and tells, per layer and in all, what the written files hold.
 
     Table `layers`: `pruned_parameters` are the zeros of the written tensor, those that were zero before included;
     `reconstruction_error` is the sum of squared scores of what went over that of all: with wanda the diagonal
-    approximation of ||(W - W') X||^2 / ||W X||^2, with magnitude the same for inputs of equal norm. Table `artifacts`:
-    see `tasks.measures` for what flops count; masks leave them as they are.
+    approximation of ||(W - W') X||^2 / ||W X||^2, with magnitude the same for inputs of equal norm; with sparsegpt it is
+    that quotient itself. Table `artifacts`: see `tasks.measures` for what flops count; masks leave them as they are.
     """
     recipe = read_recipe(work.params)
     if work.output is None:
@@ -55,14 +57,22 @@ def run(work: Work) -> Product:
     model = outline(work.model)
     selection = select_layers(model, recipe.pattern, recipe.skip)
     criterion = criterion_named(recipe.criterion)
-    statistics = _statistics(work, criterion, selection) if criterion.needs_activations else None
+    if criterion.reconstructs:
+        selection = without_groups(selection)
+    calibration = _calibrate(work, selection) if criterion.needs_activations else None
+    statistics = calibration.statistics if calibration else None
     selection = _reached(selection, statistics)
     allocation = _allocate(recipe, selection.layers, work)
     outcomes: dict[str, Outcome] = {}
+    matrices = None
+    change = _masking(recipe, criterion, statistics)
+    if criterion.reconstructs and calibration:
+        matrices = hessians_as_stored(model, selection.layers, calibration.model, calibration.fitted)
+        change = sweeping(recipe.pattern, recipe.scope, matrices)
     file_findings = write_like(
         model.checkpoint,
         work.output,
-        _changes(model, selection.layers, recipe, criterion, statistics, allocation, outcomes),
+        _changes(model, selection.layers, recipe, change, allocation, outcomes),
     )
     pruned = open_checkpoint(work.output)
     rows, artifact = _measure(model, pruned, selection.layers, recipe, allocation, outcomes)
@@ -73,6 +83,7 @@ def run(work: Work) -> Product:
         *(statistics.findings if statistics else ()),
         *file_findings,
         *_findings_of(selection.layers, recipe, rows, outcomes, statistics, artifact),
+        *(findings_of_sweeps(outcomes, matrices) if matrices else ()),
     )
     return Product(tables={"layers": rows, "artifacts": [artifact]}, has_artifact=True, findings=findings)
 
@@ -108,10 +119,22 @@ def read_recipe(params: Mapping[str, Any]) -> Recipe:
     )
 
 
-def _statistics(work: Work, criterion: Criterion, selection: Selection) -> Statistics:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Calibration:
+    """The model that runs, its examples, and what they showed."""
+
+    model: Model
+    fitted: Fitted
+    statistics: Statistics
+
+
+def _calibrate(work: Work, selection: Selection) -> _Calibration:
     if "calibration" not in work.datasets:
         raise _bad_recipe("the criterion needs activations and there is no calibration data")
-    return input_norms(load(work.model, work.device), selection.layers, work.datasets["calibration"])
+    model = load(work.model, work.device)
+    fitted = fit(read(work.datasets["calibration"]), model)
+    statistics = input_norms_over(model, selection.layers, fitted)
+    return _Calibration(model=model, fitted=fitted, statistics=statistics)
 
 
 def _reached(selection: Selection, statistics: Statistics | None) -> Selection:
@@ -144,8 +167,7 @@ def _changes(
     model: Model,
     layers: Sequence[Layer],
     recipe: Recipe,
-    criterion: Criterion,
-    statistics: Statistics | None,
+    change_layer: Change,
     allocation: Allocation,
     outcomes: dict[str, Outcome],
 ) -> Callable[[str], Iterable[memoryview] | None]:
@@ -161,21 +183,32 @@ def _changes(
         check_finite(weight, name, file)
         if layer is None:
             return None
-        squares = statistics.squares[layer.name].cpu() if statistics else None
         try:
-            masked = mask_layer(
-                criterion,
-                layer,
-                weight,
-                squares,
-                amount=allocation.amounts[layer.name],
-                pattern=recipe.pattern,
-                scope=recipe.scope,
-            )
+            outcomes[layer.name], blocks = change_layer(layer, weight, allocation.amounts[layer.name])
         except NotANumber:
             raise _bad_score(recipe.criterion, file, name) from None
-        outcomes[layer.name] = masked.pruned, masked.error
-        return zeroed(layer, weight, masked.mask)
+        except NotPositive as error:
+            raise BadInput(
+                "a layer cannot be reconstructed",
+                why=f"the Hessian of its inputs has no Cholesky factor, {error}",
+                do="Skip the layer, use more calibration data, or the criterion wanda.",
+                file=file,
+                tensor=name,
+            ) from None
+        return blocks
+
+    return change
+
+
+def _masking(recipe: Recipe, criterion: Criterion, statistics: Statistics | None) -> Change:
+    """Zeros where the scores are lowest; what stays stays as it is."""
+
+    def change(layer: Layer, weight: torch.Tensor, amount: float) -> tuple[Outcome, Iterable[memoryview]]:
+        squares = statistics.squares[layer.name].cpu() if statistics else None
+        masked = mask_layer(
+            criterion, layer, weight, squares, amount=amount, pattern=recipe.pattern, scope=recipe.scope
+        )
+        return Outcome(pruned=masked.pruned, error=masked.error), zeroed(layer, weight, masked.mask)
 
     return change
 
@@ -191,7 +224,9 @@ def _measure(
     groups = kept_of_group(recipe.pattern)
     names = {layer.name: stored_names(model, layer) for layer in layers}
     written = {
-        name: Written(layer=layer, pruned=outcomes[layer.name][0], group=groups)
+        name: Written(
+            layer=layer, pruned=outcomes[layer.name].pruned, group=groups, digest=outcomes[layer.name].digest
+        )
         for layer in layers
         for name in names[layer.name]
     }
@@ -203,7 +238,7 @@ def _measure(
             "pruned_parameters": zeros[names[layer.name][0]],
             "amount_asked": allocation.amounts[layer.name],
             "amount": zeros[names[layer.name][0]] / layer.parameters,
-            "reconstruction_error": outcomes[layer.name][1],
+            "reconstruction_error": outcomes[layer.name].error,
         }
         for layer in layers
     ]
@@ -237,7 +272,7 @@ def _findings_of(
 ) -> list[Finding]:
     found = []
     for layer, row in zip(layers, rows, strict=True):
-        asked, zeros = outcomes[layer.name][0], row["pruned_parameters"]
+        asked, zeros = outcomes[layer.name].pruned, row["pruned_parameters"]
         if asked == 0:
             message = f"amount {row['amount_asked']:g} prunes none of its {layer.parameters} weights"
             found.append(Finding(kind="zero_effect", subject=layer.name, message=message))
@@ -248,7 +283,7 @@ def _findings_of(
         if dead:
             message = f"{dead} of {layer.inputs} inputs are zero for every calibration example"
             found.append(Finding(kind="dead_input", subject=layer.name, message=message))
-    if any(pruned for pruned, _ in outcomes.values()):
+    if any(outcome.pruned for outcome in outcomes.values()):
         message = (
             "zeros are stored like other numbers: sparse but neither smaller nor faster in a dense runtime"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -28,13 +29,16 @@ class Written:
     """At least so many zeros."""
     group: tuple[int, int] | None
     """(N, M): of each M consecutive inputs at most N are not zero."""
+    digest: str | None = None
+    """`digest_of` its bytes, where entries other than zero were to change too."""
 
 
 def recount(dense: Checkpoint, pruned: Checkpoint, written: Mapping[str, Written]) -> dict[str, int]:
     """Zeros of every changed tensor, by its name; raises ArtifactWrong unless all is as it was meant.
 
-    A changed tensor has each entry as it was or zero, and enough zeros, in the right groups; an entry that is as it
-    was is finite, since the dense model's are. All other tensors have the same bytes, and all headers are the same.
+    A changed tensor has each entry as it was or zero, or the digest that it was to have; and enough zeros, in the right
+    groups. Its entries are finite: the dense model's are, and those that are reconstructed were checked. All other
+    tensors have the same bytes, and all headers are the same.
     """
     if [file.head for file in dense.files] != [file.head for file in pruned.files]:
         raise ArtifactWrong("the files of the artifact have other headers than those of the model")
@@ -46,7 +50,12 @@ def recount(dense: Checkpoint, pruned: Checkpoint, written: Mapping[str, Written
             continue
         meant = written[name]
         before, after = dense.mapped(name), pruned.mapped(name)
-        zeros[name] = _count(before, after, name)
+        if meant.digest is None:
+            zeros[name] = _count(before, after, name)
+        else:
+            zeros[name] = after.numel() - int(torch.count_nonzero(after))
+            if digest_of(after) != meant.digest:
+                raise ArtifactWrong(f"{name} has other bytes than were to be written")
         if zeros[name] < meant.pruned:
             raise ArtifactWrong(f"{name} has {zeros[name]} zeros and was to have {meant.pruned}")
         if meant.group is not None:
@@ -63,6 +72,11 @@ def count_nonzero(checkpoint: Checkpoint, names: Sequence[str]) -> int:
         total += int(torch.count_nonzero(checkpoint.mapped(name)))
         checkpoint.release()
     return total
+
+
+def digest_of(tensor: torch.Tensor) -> str:
+    """Of a tensor's bytes."""
+    return blake2b(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def _count(before: torch.Tensor, after: torch.Tensor, name: str) -> int:

@@ -52,6 +52,21 @@ def select_layers(model: Model, pattern: str, skip: Sequence[str]) -> Selection:
     return Selection(layers=tuple(layers), findings=tuple(findings))
 
 
+def without_groups(selection: Selection) -> Selection:
+    """Without the convolutions in groups: their rows have no Hessian in common, so they are not reconstructed."""
+    message = (
+        "its rows see different inputs (groups), which sparsegpt does not reconstruct; use magnitude or wanda"
+    )
+    lost = tuple(layer for layer in selection.layers if layer.groups > 1)
+    left = tuple(layer for layer in selection.layers if layer.groups == 1)
+    if not left:
+        raise BadInput(
+            "there is nothing to prune", why=f"of every layer {message}", do="Use another criterion."
+        )
+    findings = (Finding(kind="skipped_layer", subject=layer.name, message=message) for layer in lost)
+    return Selection(layers=left, findings=(*selection.findings, *findings))
+
+
 def stored_names(model: Model, layer: Layer) -> tuple[str, ...]:
     """The stored tensors that are the layer's weight; none if it is put together from several."""
     return next(

@@ -16,11 +16,12 @@ from tasks.data import Examples, read
 from tasks.differences import Sums, difference, mean_loss
 from tasks.evaluation import Scores
 from tasks.fitting import Fitted, fit
+from tasks.hessians import hessians
 from tasks.models import Layer, Model, load
 from tasks.patterns import kept_of_group
 from tasks.replay import Replay
-from tasks.selection import select_layers
-from tasks.trials import Trials, part_of, pruned
+from tasks.selection import select_layers, without_groups
+from tasks.trials import Trials, part_of, replaced
 
 METHOD = "exact"
 """Every cell of the grid is measured on every example."""
@@ -46,6 +47,8 @@ def run(work: Work) -> Product:
     """
     model = load(work.model, work.device)
     selection = select_layers(model, work.params["pattern"], work.params["skip"])
+    if criterion_named(work.params["criterion"]).reconstructs:
+        selection = without_groups(selection)
     findings = [*model.findings, *selection.findings] if work.part == 0 else []
     layers = part_of(selection.layers, work.part, work.parts)
     if not layers:
@@ -85,6 +88,7 @@ def _trials(
         scope=work.params["scope"],
         amounts=work.params["grid"] if groups is None else [1 - groups[0] / groups[1]],
         squares=squares,
+        matrices=hessians(model, layers, fitted) if criterion.reconstructs else None,
     )
 
 
@@ -131,8 +135,8 @@ def _measure(grid: _Grid, layer: Layer, criterion: str) -> Iterator[Row]:
     grid.replay.move_to(grid.stages[layer.name])
     module = grid.model.module
     dense_value = mean_loss(grid.dense, grid.tokens)
-    for amount, mask in grid.trials.masks(layer, module.get_parameter(layer.weight)):
-        with pruned(module, layer, mask):
+    for amount, weight in grid.trials.weights(layer, module.get_parameter(layer.weight)):
+        with replaced(module, layer, weight):
             scores = [grid.replay.score(index) for index in range(len(grid.replay.batches))]
         losses = _in_file_order(grid.replay, scores)
         row = {

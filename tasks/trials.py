@@ -11,7 +11,9 @@ from torch import nn
 
 from tasks.criteria import Criterion, layer_score
 from tasks.models import Layer, rows_of
+from tasks.passes import Passes
 from tasks.patterns import mask_of
+from tasks.reconstruct import factor_of, reconstruct
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,22 @@ class Trials:
     amounts: Sequence[float]
     squares: Mapping[str, torch.Tensor] | None
     """Of each layer's inputs, if the criterion asks for them."""
+    matrices: Passes | None = None
+    """The Hessians, if the criterion reconstructs."""
+
+    def weights(self, layer: Layer, weight: torch.Tensor) -> Iterator[tuple[float, torch.Tensor]]:
+        """(amount, what the layer's weight becomes) for each amount: what the prune task writes."""
+        if self.matrices is None:
+            for amount, mask in self.masks(layer, weight):
+                yield amount, _zeroed(layer, weight, mask)
+            return
+        hessian = self.matrices.of(layer)
+        factor = factor_of(hessian)
+        for amount in self.amounts:
+            swept = reconstruct(
+                layer, weight, hessian, factor, amount=amount, pattern=self.pattern, scope=self.scope
+            )
+            yield amount, swept.weight
 
     def masks(self, layer: Layer, weight: torch.Tensor) -> Iterator[tuple[float, torch.Tensor]]:
         """(amount, what goes) for each amount; the mask is [outputs, inputs / groups]."""
@@ -51,7 +69,14 @@ def part_of(layers: Sequence[Layer], part: int, parts: int) -> tuple[Layer, ...]
 
 @contextmanager
 def pruned(module: nn.Module, layer: Layer, mask: torch.Tensor) -> Iterator[None]:
-    """The module with zeros where the mask is, for as long as the context lasts.
+    """The module with zeros where the mask is, for as long as the context lasts."""
+    with replaced(module, layer, _zeroed(layer, module.get_parameter(layer.weight), mask)):
+        yield
+
+
+@contextmanager
+def replaced(module: nn.Module, layer: Layer, value: torch.Tensor) -> Iterator[None]:
+    """The module with another weight in the layer, for as long as the context lasts.
 
     The weight itself is not written to but stood in for, in every module that shares it: the pages that it shares
     with other processes stay shared, and it comes back bit by bit, whatever happens in between.
@@ -63,9 +88,7 @@ def pruned(module: nn.Module, layer: Layer, mask: torch.Tensor) -> Iterator[None
         for leaf, parameter in part._parameters.items()
         if parameter is weight
     ]
-    zeroed = weight.detach().clone()
-    rows_of(layer, zeroed).masked_fill_(mask, 0)
-    stand_in = nn.Parameter(zeroed, requires_grad=False)
+    stand_in = nn.Parameter(value, requires_grad=False)
     try:
         for parameters, leaf in holders:
             parameters[leaf] = stand_in
@@ -74,3 +97,9 @@ def pruned(module: nn.Module, layer: Layer, mask: torch.Tensor) -> Iterator[None
         for parameters, leaf in holders:
             parameters[leaf] = weight
     assert module.get_parameter(layer.weight) is weight
+
+
+def _zeroed(layer: Layer, weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    zeroed = weight.detach().clone()
+    rows_of(layer, zeroed).masked_fill_(mask, 0)
+    return zeroed

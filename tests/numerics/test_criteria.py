@@ -87,12 +87,13 @@ def test_the_registry_says_what_each_criterion_needs():
     assert {name: criterion.needs_activations for name, criterion in CRITERIA.items()} == {
         "magnitude": False,
         "wanda": True,
+        "sparsegpt": True,
     }
     assert criterion_named("wanda") is CRITERIA["wanda"]
 
 
 def test_an_unknown_criterion_names_the_known_ones():
-    with pytest.raises(BadInput, match=r"'magnitud' is unknown.*magnitude, wanda"):
+    with pytest.raises(BadInput, match=r"'magnitud' is unknown.*magnitude, sparsegpt, wanda"):
         criterion_named("magnitud")
 
 

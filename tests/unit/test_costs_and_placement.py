@@ -63,6 +63,21 @@ def test_a_bigger_model_needs_more_memory(make_plan, make_model):
     assert max(map(memory_bytes, big)) > max(map(memory_bytes, small)) + 10**9
 
 
+def test_sparsegpt_needs_room_for_hessians(make_plan, make_model, fleet_text):
+    model = make_model(bytes=2 * 10**9, parameters=10**9)
+    plans = [
+        make_plan([model], text=fleet_text.replace("criterion: wanda", f"criterion: {criterion}"))
+        for criterion in ("wanda", "sparsegpt")
+    ]
+    wanda, sparsegpt = (
+        {unit.task: memory_bytes(unit) for unit in plan.units.values() if unit.task.value != "judge"}
+        for plan in plans
+    )
+    more = {task.value: sparsegpt[task] - wanda[task] for task in wanda}
+    assert more["prune"] == more["sensitivity"] > 2**30 + 10**9
+    assert more["evaluate"] == 0
+
+
 def test_an_hour_of_a_whole_pool_costs_its_price(make_pool):
     pool = make_pool(cpus=4.0, price_per_hour=8.0)
     assert money(3600, pool) == pytest.approx(2.0)

@@ -52,7 +52,7 @@ def test_a_store_may_name_its_endpoint(fleet_text):
 @pytest.mark.parametrize(
     ("old", "new", "at", "words"),
     [
-        ("criterion: wanda", "criterion: wandaa", "wandaa", ["recipes.half.prune.criterion", "'magnitude' or 'wanda'"]),
+        ("criterion: wanda", "criterion: wandaa", "wandaa", ["recipes.half.prune.criterion", "'magnitude', 'wanda' or 'sparsegpt'"]),
         ("amount: 0.5", "amount: 1.5", "1.5", ["recipes.half.prune.amount", "less than or equal to 1", "1.5"]),
         ("amount: 0.5", "amount: -0.1", "-0.1", ["greater than or equal to 0"]),
         ("amount: 0.5", "amount: half", "half,", ["valid number", "half"]),
@@ -103,6 +103,7 @@ def test_every_mistake_is_told_at_once(fleet_text):
         ("{prune: {criterion: wanda, amount: 0.5}}", "needs calibration data"),
         ("{prune: {criterion: magnitude, amount: 0.5, allocation: sensitivity}}", "needs a sensitivity step"),
         ("{prune: {criterion: magnitude}}", "amount is missing"),
+        ("{prune: {criterion: sparsegpt, amount: 0.5}}", "sparsegpt needs calibration data"),
         (
             "{prune: {criterion: magnitude, pattern: 2:4, allocation: sensitivity}}",
             "allocation must be uniform",

@@ -34,10 +34,8 @@ def _gather(model: Model, fitted: Fitted, layers: Sequence[Layer]) -> dict[str, 
 
     def add(layer: Layer, module: nn.Module, inputs: torch.Tensor) -> None:
         if isinstance(module, nn.Conv1d | nn.Conv2d):
-            for example in inputs.split(
-                1
-            ):  # unfolded, an example is as often there as the kernel has elements
-                _add_(sums[layer.name], _unfolded(module, example))
+            for at in range(len(inputs)):  # unfolded, an example is as often there as the kernel has elements
+                _add_(sums[layer.name], _unfolded(module, inputs[at : at + 1]))
         else:
             _add_(sums[layer.name], inputs.reshape(-1, layer.inputs).float())
 

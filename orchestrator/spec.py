@@ -135,7 +135,8 @@ class PruneSpec(_Part):
     """The share of the prunable weights to remove; N:M implies it."""
     scope: Literal["tensor", "row"] | None = None
     """Within what scores compete; the default is `row` for wanda, else `tensor`; sparsegpt: within blocks of 128 columns."""
-    allocation: Literal["uniform", "sensitivity"] = "uniform"
+    allocation: Literal["uniform", "sensitivity", "erk", "owl"] = "uniform"
+    """`erk` keeps most of small layers, `owl` of layers with outliers; both meet `amount` exactly."""
     max_amount: Fraction = 0.95
     """No layer is pruned beyond this by an allocation that is not uniform."""
     skip: tuple[str, ...] = ()
@@ -168,8 +169,8 @@ class PruneSpec(_Part):
 
     @property
     def needs_data(self) -> bool:
-        """Whether scores depend on calibration data, and not on the weights alone."""
-        return self.criterion != "magnitude"
+        """Whether scores or the allocation depend on calibration data, and not on the weights alone."""
+        return self.criterion != "magnitude" or self.allocation == "owl"
 
     @property
     def share(self) -> float:
@@ -263,8 +264,9 @@ class RecipeSpec(_Part):
             if self.prune.allocation == "sensitivity" and self.sensitivity is None:
                 raise ValueError("allocation: sensitivity needs a sensitivity step")
             if self.prune.needs_data and self.prune.dataset is None and self.sensitivity is None:
+                owl = self.prune.allocation == "owl"
                 raise ValueError(
-                    f"criterion: {self.prune.criterion} needs calibration data: "
+                    f"{'allocation: owl' if owl else f'criterion: {self.prune.criterion}'} needs calibration data: "
                     "set prune.dataset, or a sensitivity step"
                 )
         return self

@@ -15,6 +15,7 @@ from tasks.calibration import Statistics, input_norms_over
 from tasks.contract import BadInput, Finding, Product, Row, Work
 from tasks.criteria import Criterion, criterion_named
 from tasks.data import read
+from tasks.densities import erk, outlier_share, owl
 from tasks.fitting import Fitted, fit
 from tasks.masking import mask_layer, zeroed
 from tasks.measures import dense_flops, parameter_names
@@ -59,10 +60,11 @@ def run(work: Work) -> Product:
     criterion = criterion_named(recipe.criterion)
     if criterion.reconstructs:
         selection = without_groups(selection)
-    calibration = _calibrate(work, selection) if criterion.needs_activations else None
+    needs_data = criterion.needs_activations or recipe.allocation == "owl"
+    calibration = _calibrate(work, selection) if needs_data else None
     statistics = calibration.statistics if calibration else None
     selection = _reached(selection, statistics)
-    allocation = _allocate(recipe, selection.layers, work)
+    allocation = _allocate(recipe, model, selection.layers, statistics, work)
     outcomes: dict[str, Outcome] = {}
     matrices = None
     change = _masking(recipe, criterion, statistics)
@@ -96,7 +98,7 @@ def read_recipe(params: Mapping[str, Any]) -> Recipe:
     except ValueError as error:
         raise _bad_recipe(str(error)) from None
     allocation = params.get("allocation", "uniform")
-    if allocation not in ("uniform", "sensitivity"):
+    if allocation not in ("uniform", "sensitivity", "erk", "owl"):
         raise _bad_recipe(f"allocation {allocation!r} is unknown")
     if groups is not None:
         implied = 1 - groups[0] / groups[1]
@@ -130,7 +132,7 @@ class _Calibration:
 
 def _calibrate(work: Work, selection: Selection) -> _Calibration:
     if "calibration" not in work.datasets:
-        raise _bad_recipe("the criterion needs activations and there is no calibration data")
+        raise _bad_recipe("the criterion or allocation needs activations and there is no calibration data")
     model = load(work.model, work.device)
     fitted = fit(read(work.datasets["calibration"]), model)
     statistics = input_norms_over(model, selection.layers, fitted)
@@ -151,16 +153,33 @@ def _reached(selection: Selection, statistics: Statistics | None) -> Selection:
     return Selection(layers=left, findings=(*selection.findings, *lost))
 
 
-def _allocate(recipe: Recipe, layers: Sequence[Layer], work: Work) -> Allocation:
+def _allocate(
+    recipe: Recipe, model: Model, layers: Sequence[Layer], statistics: Statistics | None, work: Work
+) -> Allocation:
     sizes = {layer.name: layer.parameters for layer in layers}
     if recipe.allocation == "uniform":
         return uniform(sizes, recipe.amount)
+    if recipe.allocation == "erk":
+        return erk({layer.name: layer.shape for layer in layers}, recipe.amount, recipe.max_amount)
+    if recipe.allocation == "owl":
+        assert statistics is not None, "owl was calibrated for"
+        outliers = {layer.name: _outliers(model, layer, statistics) for layer in layers}
+        return owl(sizes, outliers, recipe.amount, recipe.max_amount)
     rows = work.inputs.get("sensitivity", ())
     for row in rows:
         for key, value in (("criterion", recipe.criterion), ("pattern", recipe.pattern)):
             if row.get(key) not in (None, value):
                 raise _bad_recipe(f"the sensitivity was measured with {key} {row[key]}, not {value}")
     return by_sensitivity(sizes, rows, recipe.amount, recipe.max_amount)
+
+
+def _outliers(model: Model, layer: Layer, statistics: Statistics) -> float:
+    checkpoint, name = model.checkpoint, stored_names(model, layer)[0]
+    weight = checkpoint.mapped(name)
+    check_finite(weight, name, checkpoint.file(name).path.name)
+    share = outlier_share(layer, weight, statistics.squares[layer.name].cpu())
+    checkpoint.release()
+    return share
 
 
 def _changes(
@@ -204,7 +223,7 @@ def _masking(recipe: Recipe, criterion: Criterion, statistics: Statistics | None
     """Zeros where the scores are lowest; what stays stays as it is."""
 
     def change(layer: Layer, weight: torch.Tensor, amount: float) -> tuple[Outcome, Iterable[memoryview]]:
-        squares = statistics.squares[layer.name].cpu() if statistics else None
+        squares = statistics.squares[layer.name].cpu() if criterion.needs_activations and statistics else None
         masked = mask_layer(
             criterion, layer, weight, squares, amount=amount, pattern=recipe.pattern, scope=recipe.scope
         )

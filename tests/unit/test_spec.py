@@ -104,6 +104,8 @@ def test_every_mistake_is_told_at_once(fleet_text):
         ("{prune: {criterion: magnitude, amount: 0.5, allocation: sensitivity}}", "needs a sensitivity step"),
         ("{prune: {criterion: magnitude}}", "amount is missing"),
         ("{prune: {criterion: sparsegpt, amount: 0.5}}", "sparsegpt needs calibration data"),
+        ("{prune: {criterion: magnitude, amount: 0.5, allocation: owl}}", "owl needs calibration data"),
+        ("{prune: {criterion: magnitude, pattern: 2:4, allocation: erk}}", "allocation must be uniform"),
         (
             "{prune: {criterion: magnitude, pattern: 2:4, allocation: sensitivity}}",
             "allocation must be uniform",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.default_slices import default_groups
 from orchestrator.f1 import f1_drops, macro_f1
 from orchestrator.statistics import (
     Floats,
@@ -86,6 +87,10 @@ class Pairs:
     kl: tuple[Floats, ...]
     """Of every prediction of an example; empty where it is not known."""
     slices: tuple[Mapping[str, str | None], ...]
+    confidence: Floats
+    """Of the dense model: the chance it gives to its own answer, or to a text's tokens in the geometric mean."""
+    length: Floats
+    """Tokens of a text."""
 
 
 def pair(dense: Sequence[Row], pruned: Sequence[Row]) -> Pairs | Finding:
@@ -114,12 +119,21 @@ def pair(dense: Sequence[Row], pruned: Sequence[Row]) -> Pairs | Finding:
         changed=np.array([_changed(ours[i], theirs[i]) for i in order], dtype=np.float64),
         kl=tuple(_divergences(ours[i], theirs[i]) for i in order),
         slices=tuple(ours[i].get("slices") or {} for i in order),
+        confidence=np.array([_confidence(ours[i]) for i in order], dtype=np.float64),
+        length=_numbers(ours, order, "length"),
     )
 
 
-def group(pairs: Pairs, columns: Sequence[str]) -> tuple[dict[str, Index], tuple[Finding, ...]]:
-    """Slice name -> positions of its examples, the whole first; and the columns that no example has."""
-    groups = {ALL: np.arange(len(pairs.slices))}
+def group(
+    pairs: Pairs, columns: Sequence[str], defaults: Sequence[str] = (), least: int = 1
+) -> tuple[dict[str, Index], tuple[Finding, ...]]:
+    """Slice name -> positions of its examples, the whole first; and the columns that no example has.
+
+    `defaults` are kinds of slices that no column names (see `default_slices`), of at least so many examples each.
+    """
+    groups: dict[str, Index] = {ALL: np.arange(len(pairs.slices))}
+    known = {"label": pairs.label, "confidence": pairs.confidence, "length": pairs.length}
+    groups |= default_groups(known, defaults, least)
     missing = []
     for column in columns:
         if not any(column in slices for slices in pairs.slices):
@@ -335,6 +349,14 @@ def _predictions(pairs: Pairs, index: Index) -> Floats:
     """How many predictions each example is made of; one where none are counted."""
     counted = pairs.tokens[index]
     return np.where(np.isnan(counted), 1.0, counted)
+
+
+def _confidence(dense: Row) -> float:
+    if dense.get("probabilities"):
+        return float(max(dense["probabilities"]))
+    if dense.get("prediction") is None and dense.get("loss") is not None and dense.get("tokens"):
+        return math.exp(-float(dense["loss"]) / float(dense["tokens"]))
+    return math.nan
 
 
 def _changed(dense: Row, pruned: Row) -> float:

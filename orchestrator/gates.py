@@ -78,6 +78,7 @@ def judge(
     slices: Sequence[str],
     gates: Gates | None,
     seed: int,
+    default_slices: Sequence[str] = (),
 ) -> Judged:
     """Outcomes of a dense model and its compressed child -> what changed, by slice, and the verdict.
 
@@ -87,7 +88,7 @@ def judge(
     pairs = pair(dense, pruned)
     if isinstance(pairs, Finding):
         return Judged(evaluations=(), verdicts=(_summary((), None).row(),), findings=(pairs,))
-    groups, findings = group(pairs, slices)
+    groups, findings = group(pairs, slices, default_slices, rules.min_samples)
     comparisons = sorted(
         (
             compare(pairs, name, index, metric=metric, confidence=rules.confidence, seed=seed)

@@ -15,7 +15,8 @@ def run(
 ) -> dict[str, list[dict[str, Any]]]:
     """Rows by table name: `evaluations`, `verdicts`, `findings`.
 
-    `params` has `dataset`, `metric`, `slices` and `gates`, which is None where the recipe only measures.
+    `params` has `dataset`, `metric`, `slices` and `gates`, which is None where the recipe only measures; and
+    `default_slices` where it names no slices.
     """
     judged = judge(
         dense_rows,
@@ -25,6 +26,7 @@ def run(
         slices=params["slices"],
         gates=None if params["gates"] is None else Gates(**params["gates"]),
         seed=seed,
+        default_slices=params.get("default_slices", ()),
     )
     return {
         "evaluations": list(judged.evaluations),

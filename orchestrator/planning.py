@@ -16,6 +16,8 @@ from tasks.contract import TASK_VERSIONS
 
 VERSIONS: Mapping[str, int] = {**TASK_VERSIONS, "judge": 2}
 
+DEFAULT_SLICES = ("label", "confidence", "length")
+"""What a recipe that names no slices is judged by; see `default_slices`. Part of the judge's key."""
 PARAMETERS_PER_SENSITIVITY_UNIT = (
     20_000_000  # a unit of this size is minutes on a CPU, so a lost one costs little
 )
@@ -232,8 +234,12 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
         asked_slices = recipe.evaluate.slices
         slices = fleet.datasets[recipe.evaluate.dataset].slices if asked_slices is None else asked_slices
         examples = ref(recipe.evaluate.dataset, recipe.evaluate.split, recipe.evaluate.samples, slices)
-        label_free = {"fidelity": True} if recipe.evaluate.metric == "fidelity" else {}
-        evaluate = _step(TaskName.EVALUATE, label_free, examples, 0)
+        by_default = asked_slices is None and not slices
+        seen = {
+            "fidelity": recipe.evaluate.metric == "fidelity",
+            "lengths": by_default and examples.kind == "text",
+        }
+        evaluate = _step(TaskName.EVALUATE, {name: True for name, on in seen.items() if on}, examples, 0)
         if recipe.evaluate.latency:
             timed = ref(recipe.evaluate.dataset, recipe.evaluate.split, recipe.evaluate.samples)
             latency = _step(TaskName.LATENCY, recipe.evaluate.latency.model_dump(), timed, 0)
@@ -245,6 +251,8 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
                 "slices": list(slices),
                 "gates": gates,
             }
+            if by_default:
+                params["default_slices"] = list(DEFAULT_SLICES)
             judge = _step(TaskName.JUDGE, params, None, recipe.seed)
     return _Steps(sensitivity=sensitivity, prune=prune, evaluate=evaluate, latency=latency, judge=judge)
 

@@ -15,6 +15,8 @@ from orchestrator.wording import NAME_LENGTH, change, count, milliseconds, numbe
 
 ALL = "all"
 OVERALL = "overall"
+DEFAULT = "default "
+"""Begins the names of the slices that a recipe did not name."""
 
 STATUSES: Mapping[str, tuple[str, str]] = {
     "block": ("✕", "blocked"),
@@ -44,6 +46,12 @@ class Change:
     agreement: float | None = None
     kl_divergence: float | None = None
     kl_p99: float | None = None
+    flips: int | None = None
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the recipe did not name the slice."""
+        return self.slice.startswith(DEFAULT)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,8 +112,12 @@ class Case:
 
     @property
     def moved(self) -> tuple[Change, ...]:
-        """The changes of which it is known how far the predictions moved."""
-        return tuple(c for c in self.changes if c.agreement is not None or c.kl_divergence is not None)
+        """The changes of which it is known how many answers or how far the predictions moved."""
+        return tuple(
+            c
+            for c in self.changes
+            if not (c.agreement is None and c.kl_divergence is None and c.flips is None)
+        )
 
     @property
     def whole(self) -> Change | None:
@@ -254,6 +266,7 @@ def _change(row: Row, verdict: Row) -> Change:
         agreement=row.get("agreement"),
         kl_divergence=row.get("kl_divergence"),
         kl_p99=row.get("kl_p99"),
+        flips=row.get("flips"),
     )
 
 

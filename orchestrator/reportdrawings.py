@@ -179,6 +179,11 @@ def slice_figure(case: Case) -> Figure | None:
         note = "No gate was set on these."
     if len(rows) > MOST_SLICES:
         note += f" The worst {MOST_SLICES} of {len(rows)} are shown."
+    if any(change.is_default for change in case.changes):
+        note += (
+            " The recipe names no slices, so these are the default ones: each label, and tenths of the dense model's "
+            "confidence and of the texts' length, 1 being the least."
+        )
     title = f"{case.metric} on {plain(case.dataset, 48)}: change for the worse, with {percent(case.confidence, 0)} interval"
     drawing = intervals(rows[:MOST_SLICES], label=f"{title}, {plain(case.recipe, 40)}", unit=case.unit)
     return Figure(title=title.capitalize(), drawings=(drawing,), note=note)

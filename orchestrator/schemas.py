@@ -86,6 +86,7 @@ _TABLES: Mapping[str, Sequence[tuple[str, pa.DataType]]] = {
         ("prediction", pa.int64()),
         ("correct", pa.bool_()),
         ("probabilities", pa.list_(pa.float32())),
+        ("length", pa.int64()),
         ("kl", pa.list_(pa.float32())),
         ("flips", pa.int64()),
     ],

@@ -207,7 +207,8 @@ class EvaluateSpec(_Part):
     metric: Literal["perplexity", "loss", "accuracy", "f1", "fidelity"]
     """`f1` is the mean over classes. `fidelity` is the share of predictions that agree with the dense model's; it looks at no label."""
     slices: tuple[str, ...] | None = None
-    """The default is the dataset's `slice_by`."""
+    """The default is the dataset's `slice_by`, or else each label, and tenths of the dense model's confidence and of the
+    length of texts; `[]` is none."""
     latency: Annotated[LatencySpec | None, BeforeValidator(_latency)] = None
     """`true`, or how to time the pruned model against the dense one; the default is not to."""
 

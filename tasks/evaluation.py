@@ -39,18 +39,21 @@ def run(work: Work) -> Product:
     """One `outcomes` row for each example; a loss that is not finite is null, and said so.
 
     With the param `fidelity` no label is looked at, and where there is a dense model too (`work.dense`), each row says
-    how far the predictions are from that model's: `kl` and `flips` (see `tasks.fidelity`).
+    how far the predictions are from that model's: `kl` and `flips` (see `tasks.fidelity`). With the param `lengths` each
+    row of a text says how many tokens the model saw.
     Errors: BadInput, if the data set does not fit the model.
     """
     model = load(work.model, work.device)
     dense = load(work.dense, work.device) if work.dense else None
     label_free = bool(work.params.get("fidelity"))
     fitted = fit(read(work.datasets["evaluation"]), model, labelled=not label_free)
-    rows: dict[int, Row] = {}
+    rows: dict[int, dict[str, Any]] = {}
     for batch in batches(fitted, model):
         scores, shifted = _measure(model, dense, batch)
         for index, position in enumerate(batch.positions):
             rows[position] = _outcome(fitted.items[position], scores, index) | _shift_columns(shifted, index)
+            if work.params.get("lengths"):
+                rows[position]["length"] = batch.lengths[index]
     in_file_order = [rows[position] for position in range(len(fitted.items))]
     told = in_file_order if model.family == "causal_lm" or not label_free else ()
     findings = (*model.findings, *fitted.findings, *_not_finite(told, work.datasets["evaluation"]))

@@ -497,8 +497,27 @@ def test_agreement_falls_in_points_and_is_told_for_every_slice():
     words = Page(render_html(data)).words
     assert "1.000 → 0.9700 fidelity −3.0 pt −5.0 pt to −1.0 pt −10.0 pt topic=law" in words
     assert "41 predictions changed." in words
-    assert "all 100 97.00 % 0.0123 0.456 topic=law 20 90.00 % 0.0500 0.700" in words
+    assert "all 100 41 97.00 % 0.0123 0.456 topic=law 20 – 90.00 % 0.0500 0.700" in words
     assert "| 97.00 % | 0.0123, 0.456 |" in render_markdown(data)
+
+
+def test_default_slices_are_marked_and_explained():
+    rows = [
+        {"slice": "all", "samples": 100, "dense_value": 0.9, "value": 0.85, "delta": -0.05, "flips": 7},
+        {
+            "slice": "default label=3",
+            "samples": 20,
+            "dense_value": 0.9,
+            "value": 0.6,
+            "delta": -0.3,
+            "flips": 6,
+        },
+    ]
+    words = Page(render_html(case(evaluations=rows))).words
+    assert "The recipe names no slices, so these are the default ones" in words
+    assert "default label=3 20 6" in words
+    assert "`default label=3`" in render_markdown(case(evaluations=rows))
+    assert "names no slices" not in render_html(case())
 
 
 def test_nothing_is_said_of_predictions_that_nobody_compared():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,17 @@ def test_a_text_left_out_leaves_a_gap_in_the_numbers_and_a_finding(evaluate, tmp
     )
     assert [row["example"] for row in product.tables["outcomes"]] == [0, 2]
     assert [finding.kind for finding in product.findings] == ["skipped_examples"]
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "BertForSequenceClassification"])
+def test_lengths_are_told_where_they_are_asked_for(evaluate, architecture):
+    work = evaluate(architecture)
+    lengths = [len(ids) for ids in tokens_of(work.datasets["evaluation"])]
+    asked = outcomes(replace(work, params={"lengths": True}))
+    assert [row["length"] for row in asked] == lengths
+    plain = outcomes(work)
+    assert all("length" not in row for row in plain)
+    assert [{**row, "length": 0} for row in plain] == [{**row, "length": 0} for row in asked]
 
 
 def test_many_labels_come_without_probabilities(evaluate, monkeypatch):

@@ -276,3 +276,20 @@ def test_what_reads_both_models_is_expected_to_take_both_memories(make_plan, fle
     assert both.memory_bytes - alone.memory_bytes == 2 * size
     assert clock.memory_bytes == both.memory_bytes
     assert both.seconds > alone.seconds
+
+
+def test_a_recipe_without_slices_has_default_ones_in_its_keys(make_plan, fleet_text):
+    named, unnamed = make_plan(), make_plan(text=fleet_text.replace(", slice_by: topic", ""))
+    for chain, other in zip(named.chains, unnamed.chains, strict=True):
+        assert "default_slices" not in named.units[chain.judge].step.params
+        assert named.units[chain.dense].step.params == {}
+        assert unnamed.units[other.judge].step.params["default_slices"] == ["label", "confidence", "length"]
+        assert unnamed.units[other.dense].step.params == {"lengths": True}
+        assert chain.prune == other.prune
+
+
+def test_who_asks_for_no_slices_gets_none(make_plan, fleet_text):
+    plan = make_plan(text=fleet_text.replace("metric: perplexity}", "metric: perplexity, slices: []}"))
+    for chain in plan.chains:
+        assert "default_slices" not in plan.units[chain.judge].step.params
+        assert plan.units[chain.dense].step.params == {}

@@ -222,7 +222,7 @@ def _timing(row: Row) -> str:
     sequence = f" × {row.get('sequence'):,} tokens" if row.get("sequence") else ""
     return plain(
         f"{milliseconds(row.get('dense_seconds'))} dense, {milliseconds(row.get('seconds'))} pruned "
-        f"(median of {2 * (row.get('repetitions') or 0)} passes each, in turns) for a batch of "
+        f"(median of {2 * (row.get('repetitions') or 0)} readings each, in turns) for a batch of "
         f"{row.get('batch') or 0:,}{sequence}; {row.get('runtime') or 'unknown runtime'} on {row.get('device') or '?'}"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator
 
@@ -19,6 +20,8 @@ from tasks.tokenizing import longest_text
 
 WARM_UP = 3
 """Passes of either model before the clock counts."""
+LEAST_SECONDS = 0.005
+"""Of one reading of the clock: a pass that is shorter is repeated, for its neighbours share one disturbance."""
 _NO_LIMIT = 2**62
 
 
@@ -53,26 +56,26 @@ def run(work: Work) -> Product:
 
 
 def _blocks(dense: Model, pruned: Model, batch: Batch, repetitions: int) -> Iterator[Block]:
-    for _ in range(WARM_UP):
-        seconds_of(dense, batch)
-        seconds_of(pruned, batch)
+    warm = [min(seconds_of(dense, batch, 1), seconds_of(pruned, batch, 1)) for _ in range(WARM_UP)]
+    passes = max(1, math.ceil(LEAST_SECONDS / warm[-1]))
     for number in range(repetitions):
         outer, inner = (dense, pruned) if number % 2 == 0 else (pruned, dense)
-        first = seconds_of(outer, batch)
-        middle = seconds_of(inner, batch), seconds_of(inner, batch)
-        ends = first, seconds_of(outer, batch)
+        first = seconds_of(outer, batch, passes)
+        middle = seconds_of(inner, batch, passes), seconds_of(inner, batch, passes)
+        ends = first, seconds_of(outer, batch, passes)
         yield Block(dense=ends, pruned=middle) if outer is dense else Block(dense=middle, pruned=ends)
 
 
-def seconds_of(model: Model, batch: Batch) -> float:
-    """The wall time of one forward pass, to its end on the device."""
+def seconds_of(model: Model, batch: Batch, passes: int) -> float:
+    """The wall time of one forward pass, the mean of so many in a row, to their end on the device."""
     device = next(model.module.parameters()).device
     started = time.perf_counter()
     with torch.inference_mode():
-        logits_of(model, batch)
+        for _ in range(passes):
+            logits_of(model, batch)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    return (time.perf_counter() - started) / passes
 
 
 def _batch(work: Work, model: Model) -> tuple[Batch, int | None, list[Finding]]:

@@ -55,7 +55,7 @@ def clock(monkeypatch):
     def make(seconds):
         seen = []
 
-        def seconds_of(model, batch):
+        def seconds_of(model, batch, passes):
             seen.append(model.path.name)
             return seconds(model.path.name, len(seen))
 
@@ -141,6 +141,28 @@ def test_the_warm_up_does_not_count(timed, clock):
     row = row_of(timed())
     assert (row["dense_seconds"], row["seconds"]) == (3.0, 2.0)
     assert row["speedup"] == row["speedup_low"] == row["speedup_high"] == 1.5
+
+
+@pytest.mark.parametrize(("seconds", "passes"), [(0.02, 1), (0.005, 1), (0.002, 3), (0.00008, 63)])
+def test_short_passes_are_repeated_until_the_clock_can_tell(timed, monkeypatch, seconds, passes):
+    asked = []
+
+    def seconds_of(model, batch, passes):
+        asked.append(passes)
+        return seconds
+
+    monkeypatch.setattr(latency, "seconds_of", seconds_of)
+    latency.run(timed("MLPForClassification"))
+    assert asked == [1] * 2 * latency.WARM_UP + [passes] * 4 * 6
+
+
+def test_repeated_passes_are_told_as_one(timed, monkeypatch):
+    ran = []
+    monkeypatch.setattr(latency, "logits_of", lambda model, batch: ran.append(model))
+    monkeypatch.setattr(latency.time, "perf_counter", iter([10.0, 16.0]).__next__)
+    work = timed("MLPForClassification")
+    assert latency.seconds_of(latency.load(work.model), None, 3) == 2.0
+    assert len(ran) == 3
 
 
 def test_the_row_says_what_was_timed_and_on_what(timed):

@@ -125,8 +125,9 @@ class SensitivitySpec(_Part):
 class PruneSpec(_Part):
     """What to remove: by which score, in which pattern, how much, and how it is spread over the layers."""
 
-    criterion: Literal["magnitude", "wanda", "sparsegpt"]
-    """`sparsegpt` also changes the weights that stay, so that they make up for those that go."""
+    criterion: Literal["magnitude", "wanda", "sparsegpt", "random"]
+    """`sparsegpt` also changes the weights that stay, so that they make up for those that go; `random` is a baseline, drawn
+    by the recipe's seed."""
     pattern: Annotated[str, StringConstraints(pattern=r"^(unstructured|[1-9][0-9]?:[1-9][0-9]?)$")] = (
         "unstructured"
     )
@@ -170,7 +171,7 @@ class PruneSpec(_Part):
     @property
     def needs_data(self) -> bool:
         """Whether scores or the allocation depend on calibration data, and not on the weights alone."""
-        return self.criterion != "magnitude" or self.allocation == "owl"
+        return self.criterion not in ("magnitude", "random") or self.allocation == "owl"
 
     @property
     def share(self) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tasks.criteria import Criterion, layer_score
-from tasks.models import Layer
+from tasks.models import Layer, rows_of
 from tasks.patterns import UNSTRUCTURED, NotANumber, mask_of
 
 _CHUNK = 1 << 16
@@ -27,7 +27,7 @@ class Masked:
     """[outputs, inputs / groups], True where the weight goes."""
     pruned: int
     error: float
-    """Sum of the squared scores of what goes over that of all."""
+    """Sum of the squared scores of what goes over that of all; of the squared weights, if scores are drawn."""
 
 
 def mask_layer(
@@ -50,7 +50,8 @@ def mask_layer(
         rows = slice(start, start + step)
         score = layer_score(criterion, layer, weight, squares, rows)
         mask[rows] = mask_of(score, amount, pattern, scope)
-        lost_here, total_here = _squares(score, mask[rows])
+        measure = score if criterion.seed is None else rows_of(layer, weight)[rows].abs()
+        lost_here, total_here = _squares(measure, mask[rows])
         lost, total = lost + lost_here, total + total_here
     if not math.isfinite(total):
         raise NotANumber("a score is infinite")

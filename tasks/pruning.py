@@ -57,7 +57,7 @@ def run(work: Work) -> Product:
         raise ValueError("a prune unit needs an output directory")
     model = outline(work.model)
     selection = select_layers(model, recipe.pattern, recipe.skip)
-    criterion = criterion_named(recipe.criterion)
+    criterion = criterion_named(recipe.criterion, work.seed)
     if criterion.reconstructs:
         selection = without_groups(selection)
     needs_data = criterion.needs_activations or recipe.allocation == "owl"

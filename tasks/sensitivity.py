@@ -72,7 +72,7 @@ def run(work: Work) -> Product:
 def _trials(
     model: Model, work: Work, layers: Sequence[Layer], fitted: Fitted, findings: list[Finding]
 ) -> Trials:
-    criterion = criterion_named(work.params["criterion"])
+    criterion = criterion_named(work.params["criterion"], work.seed)
     pattern = work.params["pattern"]
     groups = kept_of_group(pattern)
     squares = None

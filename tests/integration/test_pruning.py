@@ -308,7 +308,7 @@ def test_sensitivities_of_another_criterion_or_model_are_refused(tmp_path, tiny_
         ({"pattern": "2:4", "allocation": "sensitivity"}, "prunes 0.5 of every layer"),
         ({"pattern": "2:4", "scope": "row"}, "scope 'row'"),
         ({"scope": "column"}, "scope 'column'"),
-        ({"criterion": "random"}, "'random' is unknown"),
+        ({"criterion": "chance"}, "'chance' is unknown"),
         ({"allocation": "magic"}, "'magic' is unknown"),
     ],
 )
@@ -397,6 +397,24 @@ def test_a_fault_in_writing_is_found_before_anyone_sees_the_artifact(tmp_path, t
     monkeypatch.setattr(tasks.pruning, "zeroed", careless)
     with pytest.raises(ArtifactWrong, match="zeros"):
         prune(tiny_model(tmp_path / "m", "MLPForClassification"), tmp_path / "out")
+
+
+def test_random_masks_come_from_the_seed_alone_and_cost_what_their_weights_weigh(tmp_path, tiny_model):
+    path = tiny_model(tmp_path / "m", "MLPForClassification")
+    params = {"criterion": "random", "pattern": "unstructured", "scope": "row", "amount": 0.5}
+    written = {}
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        (tmp_path / name).mkdir()
+        product = run(Work(model=path, params=params, output=tmp_path / name, seed=seed))
+        written[name] = load_file(tmp_path / name / "model.safetensors")
+    before = load_file(path / "model.safetensors")
+    for layer in prunable_layers(outline(path).module):
+        one, again, other = (written[name][layer.weight] for name in ("a", "b", "c"))
+        assert torch.equal(one, again)
+        assert not torch.equal(one, other)
+        assert set((one == 0).sum(1).tolist()) == {layer.inputs // 2}
+        lost = (before[layer.weight] - other).square().sum() / before[layer.weight].square().sum()
+        assert rows(product)[layer.name]["reconstruction_error"] == pytest.approx(float(lost), rel=1e-5)
 
 
 def test_the_model_is_never_written_to(tmp_path, tiny_model, tiny_data):

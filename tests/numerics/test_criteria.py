@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tasks.contract import BadInput
-from tasks.criteria import CRITERIA, Criterion, criterion_named, layer_score, magnitude, norms_by_row, wanda
+from tasks.criteria import (
+    CRITERIA,
+    Criterion,
+    criterion_named,
+    drawn_for,
+    layer_score,
+    magnitude,
+    norms_by_row,
+    wanda,
+)
 from tasks.models import Layer
 
 
@@ -87,13 +97,28 @@ def test_the_registry_says_what_each_criterion_needs():
     assert {name: criterion.needs_activations for name, criterion in CRITERIA.items()} == {
         "magnitude": False,
         "wanda": True,
+        "random": False,
         "sparsegpt": True,
     }
     assert criterion_named("wanda") is CRITERIA["wanda"]
 
 
+def test_what_is_drawn_depends_on_seed_layer_and_row_and_on_no_block_of_rows():
+    layer = Layer(name="l", weight="w", shape=(50, 40), parameters=2000, outputs=50, inputs=40)
+    whole = drawn_for(layer, 3)
+    assert torch.equal(torch.cat([drawn_for(layer, 3, slice(at, at + 7)) for at in range(0, 50, 7)]), whole)
+    assert torch.equal(layer_score(criterion_named("random", 3), layer, torch.ones(50, 40), None), whole)
+    assert not torch.equal(drawn_for(layer, 4), whole)
+    assert not torch.equal(drawn_for(replace(layer, name="m"), 3), whole)
+    assert len({tuple(row) for row in whole.tolist()}) == 50
+    assert 0 <= float(whole.min()) < 0.01 < 0.99 < float(whole.max()) < 1
+    assert float(whole.mean()) == pytest.approx(0.5, abs=0.02)
+    with pytest.raises(ValueError, match="drawn"):
+        CRITERIA["random"].score(torch.ones(2, 2), None)
+
+
 def test_an_unknown_criterion_names_the_known_ones():
-    with pytest.raises(BadInput, match=r"'magnitud' is unknown.*magnitude, sparsegpt, wanda"):
+    with pytest.raises(BadInput, match=r"'magnitud' is unknown.*magnitude, random, sparsegpt, wanda"):
         criterion_named("magnitud")
 
 

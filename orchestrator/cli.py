@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.execution import RunSummary
     from orchestrator.survey import Survey
 
-EXIT_HAS_WORK = 6
+EXIT_HAS_WORK, EXIT_INTERRUPTED = 6, 75
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,15 +39,32 @@ app = typer.Typer(
 
 
 def main() -> NoReturn:
-    """Runs the command line; every expected error ends in one message and its own exit code."""
+    """The process of a command: ends with its exit code, whatever threads of libraries are still about.
+
+    The interpreter is left as it is: one of Arrow's threads that lets go of a file meanwhile would abort its teardown.
+    """
+    code = command_line()
+    atexit._run_exitfuncs()
+    with suppress(BrokenPipeError):  # whoever read our output has had enough
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def command_line() -> int:
+    """Runs the command that was typed; its exit code. Every expected error ends in one message and its own code."""
     try:
         app(standalone_mode=True)
     except PrunefleetError as error:
         talk.print(f"prunefleet: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(error.exit_code) from None
+        return error.exit_code
     except KeyboardInterrupt:
-        raise SystemExit(75) from None
-    raise SystemExit(0)
+        return EXIT_INTERRUPTED
+    except SystemExit as ended:
+        if isinstance(ended.code, int):
+            return ended.code
+        raise
+    return 0
 
 
 @app.command()
@@ -308,6 +326,8 @@ def _signals() -> Iterator[Signals]:
     old = {number: signal.signal(number, heed) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield signals
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None  # of itself typer makes it 130
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

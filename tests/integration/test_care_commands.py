@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.cli import main
+from orchestrator.cli import command_line
 from orchestrator.garbage import DAY
 from orchestrator.stores.local import LocalStore
 
@@ -30,10 +30,9 @@ def cli(tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["prunefleet", *map(str, arguments)])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
+        code = command_line()
         told = capsys.readouterr()
-        assert (ended.value.code or 0) == check, f"{ended.value.code}\n{told.out}\n{told.err}"
+        assert code == check, f"{code}\n{told.out}\n{told.err}"
         return SimpleNamespace(stdout=told.out, stderr=told.err)
 
     monkeypatch.setenv("NO_COLOR", "1")

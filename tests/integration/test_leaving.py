@@ -1,0 +1,83 @@
+"""However a command's process is left, its exit code and its output are those of the command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = Path(sys.executable).parent / "prunefleet"
+
+WITH_AN_EXIT_FUNCTION = """
+import atexit, sys
+atexit.register(print, "farewell")
+from orchestrator.cli import main
+sys.argv = ["prunefleet", *sys.argv[1:]]
+main()
+"""
+
+# A thread of Arrow's, not Python's, is in the middle of a file when the command is over.
+WITH_A_READER = """
+import io, sys, threading, time
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+begun = threading.Event()
+
+class Slow(io.BytesIO):
+    def read(self, size=-1):
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            time.sleep(0.5)
+        return super().read(size)
+
+buffer = io.BytesIO()
+pq.write_table(pa.table({"number": range(10)}), buffer)
+file = pq.ParquetFile(pa.PythonFile(Slow(buffer.getvalue()), mode="r"), pre_buffer=True)
+threading.Thread(target=file.read, daemon=True).start()
+assert begun.wait(60)
+del file
+from orchestrator.cli import main
+sys.argv = ["prunefleet", *sys.argv[1:]]
+main()
+"""
+
+
+def python(code, *arguments, **more):
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, **more
+    )
+
+
+@pytest.mark.parametrize("code", [WITH_AN_EXIT_FUNCTION, WITH_A_READER])
+@pytest.mark.parametrize(
+    ("arguments", "exit_code"), [(["schema"], 0), (["no-such-command"], 2), (["plan", "no-such-file"], 2)]
+)
+def test_the_exit_code_is_that_of_the_command(code, arguments, exit_code):
+    done = python(code, *arguments)
+    assert done.returncode == exit_code, done.stderr
+
+
+def test_what_libraries_do_at_the_end_is_done_and_all_output_comes_through():
+    done = python(WITH_AN_EXIT_FUNCTION, "schema")
+    assert done.stdout.endswith("}\nfarewell\n")
+
+
+def test_a_reader_who_has_had_enough_is_no_error():
+    shell = f"{COMMAND} schema | head -n 1"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[0] == "{"
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_that_cannot_be_written_is_an_error():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [COMMAND, "schema"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    assert done.returncode not in (0, None)
+    assert os.strerror(28) in done.stderr

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -211,7 +214,8 @@ def _join(address: str) -> str:
     """Joins a running cluster, unless it is open to others; the address of its head."""
     addresses.check_cluster(address, os.environ)
     try:
-        ray.init(address=address, configure_logging=False, log_to_driver=False)
+        with _sigterm_kept():
+            ray.init(address=address, configure_logging=False, log_to_driver=False)
     except CANNOT_START as error:
         if "Version mismatch" in str(error):
             told = " ".join(str(error).split())
@@ -234,15 +238,16 @@ def _start_here(pools: Mapping[str, Pool]) -> Path:
     for start in range(STARTS):
         temporary = Path(tempfile.mkdtemp(prefix="pf-"))
         try:
-            ray.init(
-                address="local",
-                num_cpus=max(1, int(cpus)),
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                configure_logging=False,
-                log_to_driver=False,
-                _temp_dir=str(temporary),
-            )
+            with _sigterm_kept():
+                ray.init(
+                    address="local",
+                    num_cpus=max(1, int(cpus)),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    configure_logging=False,
+                    log_to_driver=False,
+                    _temp_dir=str(temporary),
+                )
             return temporary
         except CANNOT_START as error:
             ray.shutdown()
@@ -252,6 +257,21 @@ def _start_here(pools: Mapping[str, Pool]) -> Path:
                     f"no Ray cluster can be started on this machine: {_first_line(error)}"
                 ) from error
     raise AssertionError("the loop returns or raises")
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, and would end the process at once: who had it before gets it back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as answer:  # Ray's own to a SIGTERM that came meanwhile
+        raise KeyboardInterrupt from answer
+    finally:
+        signal.signal(signal.SIGTERM, kept)
 
 
 def _first_line(error: BaseException) -> str:

@@ -208,17 +208,17 @@ def test_a_controller_killed_in_the_middle_is_gone_on_from(make_home, moment):
     assert {row["times"] for row in done} == {1}
 
 
-def test_sigterm_lets_what_runs_end_and_says_that_it_can_go_on(make_home):
+@pytest.mark.parametrize("backend", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_sigterm_lets_what_runs_end_and_says_that_it_can_go_on(make_home, backend):
     home = make_home()
     process = subprocess.Popen(
-        [str(COMMAND), "run", "fleet.yaml", "--backend", "local", "--json"],
+        [str(COMMAND), "run", "fleet.yaml", "--backend", backend, "--json"],
         cwd=home.root, env=home.all_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while not list((home.store / "runs").glob("*/status.json")) and process.poll() is None:
+    while not list((home.store / "underway").rglob("*.json")) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(1.0)
     process.send_signal(signal.SIGTERM)
     output, talk = process.communicate(timeout=120)
     assert process.returncode == 75, talk
@@ -227,6 +227,25 @@ def test_sigterm_lets_what_runs_end_and_says_that_it_can_go_on(make_home):
     assert "SIGTERM" in summary["stop_reason"]
     assert summary["carried_over"] > 0
     assert home.run(check=3)["units"]["done"] == len(home.results()) - summary["units"]["done"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_a_run_at_once_and_it_can_go_on(make_home, number):
+    home = make_home()
+    process = subprocess.Popen(
+        [str(COMMAND), "run", "fleet.yaml", "--backend", "local", "-q"],
+        cwd=home.root, env=home.all_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list((home.store / "underway").rglob("*.json")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert "waiting for what runs" in process.stderr.readline()
+    process.send_signal(number)
+    process.wait(timeout=120)
+    assert process.returncode == 75, process.stderr.read()
 
 
 def test_a_budget_of_nothing_carries_everything_over_and_ends_well(make_home):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -17,9 +18,14 @@ POOL = Pool(
 )  # fmt: skip
 
 
+def heed(number, frame):
+    """What the controller has installed before it connects."""
+
+
 @pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.ray)])
 def backend(request):
     pools = {"cpu": POOL}
+    before = signal.signal(signal.SIGTERM, heed)
     if request.param == "local":
         from orchestrator.backends.local_backend import LocalBackend
 
@@ -31,6 +37,7 @@ def backend(request):
         opened = connect(pools, bodies.act, None)
     yield opened
     opened.close()
+    signal.signal(signal.SIGTERM, before)
 
 
 def assignment(name, **payload):
@@ -51,6 +58,10 @@ def ended(backend, count=1, seconds=90):
 
 def test_there_are_as_many_slots_as_the_pool_says(backend):
     assert backend.capacity() == {"cpu": 2}
+
+
+def test_a_signal_still_reaches_the_one_who_waits_for_it(backend):
+    assert signal.getsignal(signal.SIGTERM) is heed
 
 
 def test_nothing_submitted_nothing_ended(backend):

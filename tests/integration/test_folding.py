@@ -30,7 +30,7 @@ CommitUnits = Callable[[Any, range], None]
 UnitKey = Callable[[int], str]
 
 ROWS_OF_FOUR = {
-    "units": 4, "sensitivity": 3, "layers": 1, "artifacts": 1, "evaluations": 1, "verdicts": 1, "findings": 1,
+    "units": 4, "sensitivity": 3, "layers": 1, "artifacts": 1, "evaluations": 1, "latencies": 0, "verdicts": 1, "findings": 1,
 }  # fmt: skip
 """Rows by table of any four consecutive units."""
 
@@ -66,7 +66,7 @@ def test_each_row_lands_in_its_table_with_its_identity(
     check_exactly_once(any_store, 4)
     found = all_rows(any_store)
     for name, table in found.items():
-        assert set(table[0]) == set(schemas.TABLES[name].names)
+        assert all(set(row) == set(schemas.TABLES[name].names) for row in table)
         assert all(row["registry"] == "zoo" and row["recipe"] == "half" for row in table)
     assert [row["delta"] for row in found["sensitivity"]] == [0.0, 1.0, 2.0]
     assert {row["unit_key"] for row in found["sensitivity"]} == {unit_key(0)}
@@ -343,7 +343,7 @@ EFFECTS = 2 * (1 + len(schemas.FOLDED))
 def test_the_effects_are_those_that_the_crashes_enumerate(two_batches: Any, crash_at: Any) -> None:
     seen = crash_at(None)
     fold(two_batches())
-    assert seen == ["fix", *["write"] * 7] * 2
+    assert seen == ["fix", *["write"] * 8] * 2
     assert len(seen) == EFFECTS
 
 

@@ -433,7 +433,9 @@ def test_speed_is_claimed_only_where_it_was_measured():
     assert "Median speed-up 2.00× over 1 measured model, 1 of them faster beyond the noise." in html
     words = Page(html).words
     assert "Speed 2.00× of dense, 95 % interval 1.80 to 2.20: 200 ms dense, 100 ms pruned" in words
-    assert "(median of 40 readings each, in turns) for a batch of 8 × 128 tokens; torch 2 eager on cpu" in words
+    assert (
+        "(median of 40 readings each, in turns) for a batch of 8 × 128 tokens; torch 2 eager on cpu" in words
+    )
     assert "2.00× 1.80 to 2.20" in words
     assert "Faster." in words
 

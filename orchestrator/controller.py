@@ -98,6 +98,7 @@ class Controller:
         while not progress.is_over:
             self.round(progress)
             self.take_in(progress, self._wait(progress))
+        self.journal.close()
         self._show(progress, self.backend.capacity())
         return progress
 

@@ -2,7 +2,7 @@
 
 One object for what a round starts, removed when all of it has ended. What others left there is of a run that died, or of
 one that still lives: such units are tried alone and after all others, which costs little if they were not to blame. A unit
-that was under way when run after run died, hours apart, is quarantined.
+that was under way alone when run after run died, hours apart, is quarantined.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from orchestrator.scheduling import Start
 PREFIX = "underway/"
 APART_SECONDS = 6 * 3600.0  # deaths of one night are one: somebody kills controllers, or their machine is ill
 FORGOTTEN_SECONDS = 30 * 86_400.0
+CLOSING_TRIES = 3
 
 Moments = Mapping[str, tuple[float, ...]]
-"""Unit key -> when attempts at it began that have not ended, in ascending order."""
+"""Unit key -> when attempts at it alone began that have not ended, in ascending order; none where it had company."""
 
 
 @dataclass(slots=True)
@@ -41,6 +42,8 @@ class Journal:
     """Attempt -> the object that names it."""
     open: dict[str, set[str]] = field(default_factory=dict)
     """Object -> those of its attempts that have not ended."""
+    ended: list[str] = field(default_factory=list)
+    """Objects without such attempts that are still to be removed."""
 
     def begin(self, starts: Sequence[Start], at: float) -> None:
         """Writes down what is to start. Errors: those of the store; then nothing of it may start."""
@@ -59,16 +62,30 @@ class Journal:
         self.open[page].discard(attempt_id)
         if not self.open[page]:
             del self.open[page]
-            with suppress(StoreError, Unreachable):  # left behind, it costs a later run a little care
-                self.store.delete(page)
+            self.ended.append(page)
+            self._remove_ended()
+
+    def close(self) -> None:
+        """The run ends: tries a few times more to remove what could not be removed."""
+        for _ in range(CLOSING_TRIES):
+            self._remove_ended()
+
+    def _remove_ended(self) -> None:
+        with suppress(
+            StoreError, Unreachable
+        ):  # tried again later; left behind, it costs a later run a little care
+            while self.ended:
+                self.store.delete(self.ended[-1])
+                self.ended.pop()
 
 
 def left(store: ObjectStore, threads: int = THREADS) -> Moments:
     """What runs have left behind, or have under way now."""
     found: dict[str, list[float]] = {}
-    for _, at, units in _entries(store, threads):
-        for unit_key in units:
-            found.setdefault(unit_key, []).append(at)
+    for _, at, attempts in _entries(store, threads):
+        for units in attempts:
+            for unit_key in units:
+                found.setdefault(unit_key, []).extend([at] if len(units) == 1 else [])
     return {key: tuple(sorted(moments)) for key, moments in found.items()}
 
 
@@ -78,8 +95,8 @@ def settle(store: ObjectStore, done: Collection[str], at: float) -> None:
         store,
         (
             key
-            for key, begun, units in _entries(store)
-            if at - begun > FORGOTTEN_SECONDS or all(unit in done for unit in units)
+            for key, begun, attempts in _entries(store)
+            if at - begun > FORGOTTEN_SECONDS or all(unit in done for units in attempts for unit in units)
         ),
     )
 
@@ -87,15 +104,22 @@ def settle(store: ObjectStore, done: Collection[str], at: float) -> None:
 def lift(store: ObjectStore, unit_keys: Iterable[str]) -> None:
     """Lets these units be tried again: removes whatever names one of them."""
     wanted = frozenset(unit_keys)
-    _remove(store, (key for key, _, units in _entries(store) if not wanted.isdisjoint(units)))
+    _remove(
+        store,
+        (
+            key
+            for key, _, attempts in _entries(store)
+            if any(not wanted.isdisjoint(units) for units in attempts)
+        ),
+    )
 
 
 def blamed(moments: Moments) -> dict[str, Failure]:
-    """Unit key -> why it is tried no more: run after run died while it was under way."""
+    """Unit key -> why it is tried no more: run after run died while it was under way alone."""
     deaths = {key: _deaths(begun) for key, begun in moments.items()}
     return {
         key: Failure(
-            failure_class=FailureClass.POISON, error=f"it was under way when each of {count} runs died"
+            failure_class=FailureClass.POISON, error=f"it was under way alone when each of {count} runs died"
         )
         for key, count in deaths.items()
         if count >= POLICY[FailureClass.POISON].tries
@@ -123,20 +147,24 @@ def _deaths(moments: tuple[float, ...]) -> int:
     return count
 
 
-def _entries(store: ObjectStore, threads: int = THREADS) -> Iterator[tuple[str, float, list[str]]]:
-    """Each object with its moment and its units; what is gone meanwhile, or none of ours, has none."""
+def _entries(store: ObjectStore, threads: int = THREADS) -> Iterator[tuple[str, float, list[list[str]]]]:
+    """Each object with its moment and its attempts' units; what is no entry has none.
+
+    What is gone meanwhile, or cannot be read now, is left out: it can only bring less care.
+    """
     keys = [stat.key for stat in store.list(PREFIX)]
-    if threads == 1:
-        return map(partial(_read, store), keys)
-    return mapped(partial(_read, store), keys, threads)
+    read = partial(_read, store)
+    return filter(None, map(read, keys) if threads == 1 else mapped(read, keys, threads))
 
 
-def _read(store: ObjectStore, key: str) -> tuple[str, float, list[str]]:
+def _read(store: ObjectStore, key: str) -> tuple[str, float, list[list[str]]] | None:
     try:
         match json.loads(store.get(key)):
             case {"at": int() | float() as at, "attempts": dict(attempts)}:
-                return key, float(at), [str(unit) for units in attempts.values() for unit in units]
-    except (NotFound, ValueError, TypeError):
+                return key, float(at), [[str(unit) for unit in units] for units in attempts.values()]
+    except (NotFound, StoreError, Unreachable):
+        return None
+    except (ValueError, TypeError):
         pass
     return key, 0.0, []
 

@@ -98,6 +98,7 @@ class Life:
             more = bool(self.backend.ended)
         if progress.is_over:
             ended = progress.stop is not None or all(state in ENDED for state in progress.states.values())
+            self.controller.journal.close()
             self.night.hold(ended, f"{self.name} ends, and units are left that nobody waits for")
             self.night.bury(self, "over")
             return

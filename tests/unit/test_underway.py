@@ -152,9 +152,13 @@ def test_an_entry_that_cannot_be_removed_stops_nobody(make_plan, make_pool):
     store, clock = Keeping(), Clock()
     worker = Worker(store)
     progress = begin(plan := make_plan(), {"cpu": make_pool()}, _costs(), {})
-    play(controller_of(store, worker, clock), progress, worker, clock)
+    controller = controller_of(store, worker, clock)
+    play(controller, progress, worker, clock)
     assert progress.counts[UnitState.DONE] == len(plan.todo)
     assert set(underway.left(store)) == set(plan.todo)
+    store.delete = lambda key: MemoryStore.delete(store, key)
+    controller.journal.close()
+    assert underway.left(store) == {}, "at its end a run tries once more"
 
 
 def test_an_entry_stays_until_all_of_its_attempts_have_ended(store):
@@ -162,7 +166,7 @@ def test_an_entry_stays_until_all_of_its_attempts_have_ended(store):
     journal.begin([start("s1", "a", "b"), start("s2", "c")], 5.0)
     journal.begin([start("s3", "d")], 6.0)
     journal.end("s1")
-    assert underway.left(store) == {"a": (5.0,), "b": (5.0,), "c": (5.0,), "d": (6.0,)}
+    assert underway.left(store) == {"a": (), "b": (), "c": (5.0,), "d": (6.0,)}, "company is no evidence"
     journal.end("s2")
     assert underway.left(store) == {"d": (6.0,)}
     journal.end("nobody")
@@ -287,3 +291,43 @@ def test_a_suspect_that_fails_alone_is_treated_like_any_other(make_plan, make_po
         at += 400.0
     assert deaths == POLICY[FailureClass.POISON].tries
     assert progress.states[root] is UnitState.QUARANTINED
+
+
+class Shaky(MemoryStore):
+    """A store that fails now and then."""
+
+    fails = ()
+
+    def delete(self, key):
+        if "delete" in self.fails:
+            raise Unreachable("no answer")
+        MemoryStore.delete(self, key)
+
+    def get(self, key):
+        if "get" in self.fails:
+            raise Unreachable("no answer")
+        return MemoryStore.get(self, key)
+
+
+def test_what_could_not_be_removed_is_removed_with_the_next_one():
+    store = Shaky()
+    journal = underway.Journal(store, "r1")
+    journal.begin([start("s1", "a")], 1.0)
+    journal.begin([start("s2", "b")], 2.0)
+    store.fails = ("delete",)
+    journal.end("s1")
+    assert set(underway.left(store)) == {"a", "b"}
+    store.fails = ()
+    journal.end("s2")
+    assert store.objects == {}
+
+
+def test_what_cannot_be_read_now_accuses_nobody_and_stays():
+    store = Shaky()
+    underway.Journal(store, "r1").begin([start("s1", "a")], 1.0)
+    store.fails = ("get",)
+    assert underway.left(store) == {}
+    underway.settle(store, {"a"}, at=1e9)
+    underway.lift(store, ["a"])
+    store.fails = ()
+    assert set(underway.left(store)) == {"a"}

@@ -118,7 +118,6 @@ def execute(
     run_id = run_id or new_run_id(started_at)
     record = _Record(survey=survey, run_id=run_id, started_at=started_at)
     _open_run(survey, run_id, started_at)
-    underway.condemn(survey.store, survey.plan, survey.blamed, run_id, started_at)
     progress: Progress | None = None
     if survey.plan.todo:
         share_data(survey.store, [unit.step.data for unit in _units_to_do(survey.plan) if unit.step.data])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from orchestrator import quarantine, underway
 from orchestrator.costs import Costs
 from orchestrator.datafiles import find_data
-from orchestrator.domain import Catalog, Failure, Plan, Pool
+from orchestrator.domain import Catalog, Plan, Pool
 from orchestrator.errors import NotFound, SpecError
 from orchestrator.placement import Placement, place, pools_of
 from orchestrator.planning import build_plan
@@ -38,8 +38,6 @@ class Survey:
     placement: Placement
     suspects: frozenset[str] = frozenset()
     """Units to do that were under way when another run ended without a word, or are so in one that goes on."""
-    blamed: Mapping[str, Failure] = field(default_factory=dict)
-    """Units that were so again and again."""
 
 
 def read_fleet(path: Path) -> tuple[Fleet, str]:
@@ -62,17 +60,15 @@ def survey(fleet: Fleet, fleet_text: str, at: float, *, retry_quarantined: bool 
     data = find_data(fleet)
     done = completed(store)
     left = underway.left(store)
-    blamed = underway.blamed(left)
-    held = underway.reasons(blamed) | quarantine.read(store)
+    held = quarantine.read(store)
     plan = build_plan(fleet, scanned.catalog, done, data, held)
     if retry_quarantined and plan.quarantined:
         quarantine.lift(store, plan.quarantined)
-        underway.lift(store, plan.quarantined)
         plan = build_plan(fleet, scanned.catalog, done, data, {})
     plan = replace(plan, impossible=(*scanned.impossible, *plan.impossible))
     costs = read_costs(store)
     pools = pools_of(fleet)
-    suspects = frozenset(left).intersection(plan.todo)
+    suspects = left.intersection(plan.todo)
     return Survey(
         fleet=fleet,
         fleet_text=fleet_text,
@@ -84,7 +80,6 @@ def survey(fleet: Fleet, fleet_text: str, at: float, *, retry_quarantined: bool 
         plan=plan,
         placement=place(plan, pools, costs),
         suspects=suspects,
-        blamed=blamed,
     )
 
 

@@ -1,34 +1,26 @@
-"""Effects. What is under way, written down before it starts, so that what dies with its controller still counts.
+"""Effects. What is under way, written down before it starts, so that what dies with its controller is known.
 
 One object for what a round starts, removed when all of it has ended. What others left there is of a run that died, or of
-one that still lives: such units are tried alone and after all others, which costs little if they were not to blame. A unit
-that was under way alone when run after run died, hours apart, is quarantined.
+one that still lives: such units are tried alone and after all others, which costs little if they were not to blame.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from orchestrator import quarantine
-from orchestrator.domain import Failure, FailureClass, Plan
 from orchestrator.errors import NotFound, StoreError, Unreachable
 from orchestrator.inflight import mapped
 from orchestrator.listing import THREADS
 from orchestrator.ports import ObjectStore
-from orchestrator.retry import POLICY
 from orchestrator.scheduling import Start
 
 PREFIX = "underway/"
-APART_SECONDS = 6 * 3600.0  # deaths of one night are one: somebody kills controllers, or their machine is ill
 FORGOTTEN_SECONDS = 30 * 86_400.0
 CLOSING_TRIES = 3
-
-Moments = Mapping[str, tuple[float, ...]]
-"""Unit key -> when attempts at it alone began that have not ended, in ascending order; none where it had company."""
 
 
 @dataclass(slots=True)
@@ -79,14 +71,9 @@ class Journal:
                 self.ended.pop()
 
 
-def left(store: ObjectStore, threads: int = THREADS) -> Moments:
-    """What runs have left behind, or have under way now."""
-    found: dict[str, list[float]] = {}
-    for _, at, attempts in _entries(store, threads):
-        for units in attempts:
-            for unit_key in units:
-                found.setdefault(unit_key, []).extend([at] if len(units) == 1 else [])
-    return {key: tuple(sorted(moments)) for key, moments in found.items()}
+def left(store: ObjectStore, threads: int = THREADS) -> frozenset[str]:
+    """Units that were under way when a run died, or are so in one that lives."""
+    return frozenset(unit for _, _, units in _entries(store, threads) for unit in units)
 
 
 def settle(store: ObjectStore, done: Collection[str], at: float) -> None:
@@ -95,60 +82,14 @@ def settle(store: ObjectStore, done: Collection[str], at: float) -> None:
         store,
         (
             key
-            for key, begun, attempts in _entries(store)
-            if at - begun > FORGOTTEN_SECONDS or all(unit in done for units in attempts for unit in units)
+            for key, begun, units in _entries(store)
+            if at - begun > FORGOTTEN_SECONDS or all(unit in done for unit in units)
         ),
     )
 
 
-def lift(store: ObjectStore, unit_keys: Iterable[str]) -> None:
-    """Lets these units be tried again: removes whatever names one of them."""
-    wanted = frozenset(unit_keys)
-    _remove(
-        store,
-        (
-            key
-            for key, _, attempts in _entries(store)
-            if any(not wanted.isdisjoint(units) for units in attempts)
-        ),
-    )
-
-
-def blamed(moments: Moments) -> dict[str, Failure]:
-    """Unit key -> why it is tried no more: run after run died while it was under way alone."""
-    deaths = {key: _deaths(begun) for key, begun in moments.items()}
-    return {
-        key: Failure(
-            failure_class=FailureClass.POISON, error=f"it was under way alone when each of {count} runs died"
-        )
-        for key, count in deaths.items()
-        if count >= POLICY[FailureClass.POISON].tries
-    }
-
-
-def reasons(found: Mapping[str, Failure]) -> dict[str, str]:
-    """The same in the words of a plan."""
-    return {key: f"{failure.failure_class}: {failure.error}" for key, failure in found.items()}
-
-
-def condemn(store: ObjectStore, plan: Plan, found: Mapping[str, Failure], run_id: str, at: float) -> None:
-    """Puts those of the plan's units into quarantine that are blamed."""
-    for key in plan.quarantined:
-        if key in found:
-            quarantine.put(store, plan.units[key], found[key], run_id, at)
-
-
-def _deaths(moments: tuple[float, ...]) -> int:
-    """How many of these moments lie far enough apart to be told from each other."""
-    count, last = 0, float("-inf")
-    for moment in moments:
-        if moment - last >= APART_SECONDS:
-            count, last = count + 1, moment
-    return count
-
-
-def _entries(store: ObjectStore, threads: int = THREADS) -> Iterator[tuple[str, float, list[list[str]]]]:
-    """Each object with its moment and its attempts' units; what is no entry has none.
+def _entries(store: ObjectStore, threads: int = THREADS) -> Iterator[tuple[str, float, list[str]]]:
+    """Each object with its moment and its units; what is no entry has none.
 
     What is gone meanwhile, or cannot be read now, is left out: it can only bring less care.
     """
@@ -157,11 +98,11 @@ def _entries(store: ObjectStore, threads: int = THREADS) -> Iterator[tuple[str, 
     return filter(None, map(read, keys) if threads == 1 else mapped(read, keys, threads))
 
 
-def _read(store: ObjectStore, key: str) -> tuple[str, float, list[list[str]]] | None:
+def _read(store: ObjectStore, key: str) -> tuple[str, float, list[str]] | None:
     try:
         match json.loads(store.get(key)):
             case {"at": int() | float() as at, "attempts": dict(attempts)}:
-                return key, float(at), [[str(unit) for unit in units] for units in attempts.values()]
+                return key, float(at), [str(unit) for units in attempts.values() for unit in units]
     except (NotFound, StoreError, Unreachable):
         return None
     except (ValueError, TypeError):

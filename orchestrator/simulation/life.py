@@ -82,9 +82,7 @@ class Life:
         done = completed(self.view)
         held = {key: quarantine.reason(self.view, key) for key in quarantine.list_units(self.view)}
         left = underway.left(self.view, threads=1)
-        blamed = underway.blamed(left)
-        plan = build_plan(scene.fleet, scene.catalog, done, scene.data, underway.reasons(blamed) | held)
-        underway.condemn(self.view, plan, blamed, self.name, self.night.timeline.at)
+        plan = build_plan(scene.fleet, scene.catalog, done, scene.data, held)
         self.known = set(plan.done)
         pools = pools_of(scene.fleet)
         return begin(plan, pools, Costs(), place(plan, pools, Costs()).misfits, left)

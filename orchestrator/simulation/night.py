@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator import artifacts, results, underway, worker
+from orchestrator import artifacts, results, worker
 from orchestrator.domain import Catalog, FailureClass, Plan, TaskName, Unit
 from orchestrator.errors import BrokenInvariant, Damaged
 from orchestrator.listing import PREFIX, completed, result_key
@@ -296,14 +296,11 @@ class Night:
                 hopeless.add(key)
                 guilty.add(key)
         done, held = completed(self.store), set(list_units(self.store))
-        unlucky = self._unlucky()
-        excused = set(unlucky)
-        excused.update(key for key, unit in self.units.items() if not excused.isdisjoint(unit.needs))
-        for key in sorted(self.units.keys() - hopeless - excused - done):
+        for key in sorted(self.units.keys() - hopeless - done):
             self.hold(False, f"the {self.units[key].task} {key} was lost")
         self.hold(not done & hopeless, "a result came out of nothing")
         self.hold(guilty <= held, f"not quarantined: {sorted(guilty - held)}")
-        self.hold(held <= guilty | unlucky, f"innocent, and quarantined: {sorted(held - guilty - unlucky)}")
+        self.hold(held <= guilty, f"innocent, and quarantined: {sorted(held - guilty)}")
         for life in self.lives:
             self.hold(bool(life.end), f"{life.name} has no end")
             for key in guilty:
@@ -320,13 +317,6 @@ class Night:
         self.hold(not left.todo, f"a next night would find work: {left.todo}")
         if self.broken:
             self._fail()
-
-    def _unlucky(self) -> set[str]:
-        """Units that nobody can tell from guilty ones: again and again a controller died while they were under way."""
-        dead = tuple(f"{underway.PREFIX}{life.name}/" for life in self.lives if life.end != "over")
-        left = {key: data for key, data in self.store.objects.items() if key.startswith(dead)}
-        there = MemoryStore(objects=left, etags=dict.fromkeys(left, ""), modified=dict.fromkeys(left, 0.0))
-        return set(underway.blamed(underway.left(there, threads=1)))
 
     def _fail(self) -> None:
         tail = "\n  ".join(self.lines[-60:])

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import random
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from orchestrator import quarantine, underway
+from orchestrator import underway
 from orchestrator.controller import Controller
 from orchestrator.domain import Failure, FailureClass, Shard, UnitReport, UnitStatus
 from orchestrator.errors import NotPermitted, Unreachable
@@ -42,7 +37,7 @@ class Worker:
 
     def submit(self, assignment):
         self.started.append(assignment)
-        self.seen.append(set(underway.left(self.store)))
+        self.seen.append(underway.left(self.store))
 
     def wait(self, seconds):
         ended, self.ended = self.ended, []
@@ -97,7 +92,7 @@ def test_every_attempt_is_written_down_before_it_starts_and_nothing_is_left(stor
     assert all(seen >= units for seen in worker.seen)
     everything_done(worker)
     controller.take_in(progress, worker.wait(0.0))
-    assert underway.left(store) == {}
+    assert underway.left(store) == frozenset()
     play(controller, progress, worker, clock)
     assert progress.counts[UnitState.DONE] == len(plan.todo)
     assert store.objects == {}
@@ -155,10 +150,10 @@ def test_an_entry_that_cannot_be_removed_stops_nobody(make_plan, make_pool):
     controller = controller_of(store, worker, clock)
     play(controller, progress, worker, clock)
     assert progress.counts[UnitState.DONE] == len(plan.todo)
-    assert set(underway.left(store)) == set(plan.todo)
+    assert underway.left(store) == set(plan.todo)
     store.delete = lambda key: MemoryStore.delete(store, key)
     controller.journal.close()
-    assert underway.left(store) == {}, "at its end a run tries once more"
+    assert underway.left(store) == frozenset(), "at its end a run tries once more"
 
 
 def test_an_entry_stays_until_all_of_its_attempts_have_ended(store):
@@ -166,9 +161,9 @@ def test_an_entry_stays_until_all_of_its_attempts_have_ended(store):
     journal.begin([start("s1", "a", "b"), start("s2", "c")], 5.0)
     journal.begin([start("s3", "d")], 6.0)
     journal.end("s1")
-    assert underway.left(store) == {"a": (), "b": (), "c": (5.0,), "d": (6.0,)}, "company is no evidence"
+    assert underway.left(store) == {"a", "b", "c", "d"}
     journal.end("s2")
-    assert underway.left(store) == {"d": (6.0,)}
+    assert underway.left(store) == {"d"}
     journal.end("nobody")
     journal.end("s3")
     assert store.objects == {}
@@ -177,8 +172,8 @@ def test_an_entry_stays_until_all_of_its_attempts_have_ended(store):
 def test_runs_keep_their_entries_apart(store):
     for run, at in (("r1", 1.0), ("r2", 2.0)):
         underway.Journal(store, run).begin([start("s1", "a")], at)
-    assert underway.left(store) == {"a": (1.0, 2.0)}
-    assert underway.left(store, threads=1) == {"a": (1.0, 2.0)}
+    assert underway.left(store) == {"a"}
+    assert underway.left(store, threads=1) == {"a"}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +181,7 @@ def test_runs_keep_their_entries_apart(store):
 )
 def test_what_is_no_entry_accuses_nobody_and_is_cleared_away(store, data):
     store.put("underway/r1/00000000.json", data)
-    assert underway.left(store) == {}
+    assert underway.left(store) == frozenset()
     underway.settle(store, frozenset(), at=0.0)
     assert store.objects == {}
 
@@ -195,56 +190,12 @@ def test_entries_go_when_all_of_it_is_done_or_a_month_old(store):
     journal = underway.Journal(store, "r1")
     journal.begin([start("s1", "a", "b")], 100.0)
     underway.settle(store, {"a"}, at=200.0)
-    assert set(underway.left(store)) == {"a", "b"}
+    assert underway.left(store) == {"a", "b"}
     underway.settle(store, {"a", "b"}, at=200.0)
-    assert underway.left(store) == {}
+    assert underway.left(store) == frozenset()
     journal.begin([start("s2", "c")], 100.0)
     underway.settle(store, set(), at=100.0 + 31 * 24 * HOUR)
-    assert underway.left(store) == {}
-
-
-def test_what_is_lifted_is_no_longer_suspected(store):
-    journal = underway.Journal(store, "r1")
-    journal.begin([start("s1", "a")], 1.0)
-    journal.begin([start("s2", "b")], 2.0)
-    underway.lift(store, ["a"])
-    assert underway.left(store) == {"b": (2.0,)}
-
-
-@given(st.lists(st.floats(0, 100 * HOUR), max_size=12))
-def test_deaths_of_one_night_are_one(moments):
-    moments = tuple(sorted(moments))
-    most = 0  # by brute force: the largest subset whose members lie six hours apart
-    for first in range(len(moments)):
-        count, last = 1, moments[first]
-        for moment in moments[first + 1 :]:
-            if moment - last >= 6 * HOUR:
-                count, last = count + 1, moment
-        most = max(most, count)
-    blamed = underway.blamed({"u": moments})
-    assert bool(blamed) == (most >= POLICY[FailureClass.POISON].tries)
-    if blamed:
-        assert blamed["u"].failure_class is FailureClass.POISON
-        assert f"{most} runs" in blamed["u"].error
-
-
-def test_whoever_kills_a_controller_again_and_again_in_one_night_gets_nobody_quarantined():
-    chance = random.Random(0)
-    moments = tuple(sorted(chance.uniform(0, 5.9 * HOUR) for _ in range(500)))
-    assert underway.blamed({"u": moments}) == {}
-
-
-def test_the_blamed_are_quarantined_if_the_plan_wants_them(store, make_plan):
-    first, *_ = make_plan().todo
-    moments = {first: (0.0, 24 * HOUR, 48 * HOUR), "f" * 64: (0.0, 24 * HOUR, 48 * HOUR)}
-    blamed = underway.blamed(moments)
-    plan = make_plan(quarantined=underway.reasons(blamed))
-    assert first in plan.quarantined
-    assert first not in plan.todo
-    underway.condemn(store, plan, blamed, "r4", at=72 * HOUR)
-    assert quarantine.list_units(store) == [first]
-    assert json.loads(store.get(quarantine.quarantine_key(first)))["run_id"] == "r4"
-    assert "3 runs died" in quarantine.reason(store, first)
+    assert underway.left(store) == frozenset()
 
 
 def test_suspects_run_alone_and_after_the_others(make_plan, make_model, make_pool):
@@ -316,7 +267,7 @@ def test_what_could_not_be_removed_is_removed_with_the_next_one():
     journal.begin([start("s2", "b")], 2.0)
     store.fails = ("delete",)
     journal.end("s1")
-    assert set(underway.left(store)) == {"a", "b"}
+    assert underway.left(store) == {"a", "b"}
     store.fails = ()
     journal.end("s2")
     assert store.objects == {}
@@ -326,8 +277,7 @@ def test_what_cannot_be_read_now_accuses_nobody_and_stays():
     store = Shaky()
     underway.Journal(store, "r1").begin([start("s1", "a")], 1.0)
     store.fails = ("get",)
-    assert underway.left(store) == {}
+    assert underway.left(store) == frozenset()
     underway.settle(store, {"a"}, at=1e9)
-    underway.lift(store, ["a"])
     store.fails = ()
-    assert set(underway.left(store)) == {"a"}
+    assert underway.left(store) == {"a"}

@@ -1,0 +1,76 @@
+"""Effects. A body in a child process: what it answers, or how its process ended."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from orchestrator.domain import Failure, FailureClass, UnitReport
+
+Body = Callable[[Any], tuple[UnitReport, ...]]
+Answer = tuple[UnitReport, ...] | Failure
+
+
+def start(context: BaseContext, body: Body, payload: Any) -> tuple[BaseProcess, Connection]:
+    """A child that runs the body, and the pipe that `hear` listens at; it does not outlive this process."""
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    process: BaseProcess = context.Process(target=_run, args=(body, payload, theirs), daemon=True)  # type: ignore[attr-defined]
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def hear(process: BaseProcess, pipe: Connection) -> Answer:
+    """Waits for the end of the child: its reports, or why there are none; a death without a word is POISON."""
+    answer: Answer
+    try:
+        answer = pipe.recv()
+    except EOFError:
+        process.join()
+        answer = Failure(
+            failure_class=FailureClass.POISON, error=f"the worker process died ({_end_of(process)})"
+        )
+    pipe.close()
+    process.join()
+    return answer
+
+
+def run_apart(body: Body, payload: Any) -> Answer:
+    """The body in a child of its own: whoever kills this process has not killed what the body runs, and the reverse."""
+    process, pipe = start(multiprocessing.get_context("spawn"), body, payload)
+    try:
+        return hear(process, pipe)
+    finally:
+        process.kill()
+
+
+def _run(body: Body, payload: Any, pipe: Connection) -> None:
+    threading.Thread(target=_follow, daemon=True).start()
+    try:
+        answer: Answer = body(payload)
+    except Exception as error:  # the body's own fault, not a unit's; the parent hears of it
+        answer = Failure(failure_class=FailureClass.INTERNAL, error=f"{type(error).__name__}: {error}")
+    pipe.send(answer)
+    pipe.close()
+
+
+def _follow() -> None:
+    """Ends this process with its parent, which may have been killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _end_of(process: BaseProcess) -> str:
+    code = process.exitcode or 0
+    if code < 0:
+        return f"exit code {code}, {signal.Signals(-code).name}"
+    return f"exit code {code}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -21,13 +22,16 @@ def where(payload):
 
 
 def act(payload):
-    """Does what the payload says: echo, sleep, raise, die."""
+    """Does what the payload says: echo, sleep (and write down its process), raise, die, crash."""
     match payload.get("do", "echo"):
         case "sleep":
-            Path(payload["file"]).touch()
+            Path(payload["file"]).write_text(str(os.getpid()))
             time.sleep(payload.get("seconds", 600))
         case "raise":
             raise RuntimeError("the body itself broke")
         case "die":
             os._exit(13)
+        case "crash":
+            signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGSEGV)
     return echo(payload)

@@ -7,8 +7,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -18,10 +19,12 @@ Body = Callable[[Any], tuple[UnitReport, ...]]
 Answer = tuple[UnitReport, ...] | Failure
 
 
-def start(context: BaseContext, body: Body, payload: Any) -> tuple[BaseProcess, Connection]:
+def start(
+    context: ForkServerContext | SpawnContext, body: Body, payload: Any
+) -> tuple[BaseProcess, Connection]:
     """A child that runs the body, and the pipe that `hear` listens at; it does not outlive this process."""
-    ours, theirs = multiprocessing.Pipe(duplex=False)
-    process: BaseProcess = context.Process(target=_run, args=(body, payload, theirs), daemon=True)  # type: ignore[attr-defined]
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(body, payload, theirs), daemon=True)
     process.start()
     theirs.close()
     return process, ours
@@ -32,7 +35,7 @@ def hear(process: BaseProcess, pipe: Connection) -> Answer:
     answer: Answer
     try:
         answer = pipe.recv()
-    except EOFError:
+    except (EOFError, OSError):  # at once, or in the middle of a word
         process.join()
         answer = Failure(
             failure_class=FailureClass.POISON, error=f"the worker process died ({_end_of(process)})"
@@ -57,8 +60,9 @@ def _run(body: Body, payload: Any, pipe: Connection) -> None:
         answer: Answer = body(payload)
     except Exception as error:  # the body's own fault, not a unit's; the parent hears of it
         answer = Failure(failure_class=FailureClass.INTERNAL, error=f"{type(error).__name__}: {error}")
-    pipe.send(answer)
-    pipe.close()
+    with suppress(BrokenPipeError):  # nobody listens any more
+        pipe.send(answer)
+        pipe.close()
 
 
 def _follow() -> None:

@@ -6,13 +6,13 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
 
-from orchestrator.domain import Failure, FailureClass, Pool, UnitReport
+from orchestrator.backends import children
+from orchestrator.domain import Failure, Pool
 from orchestrator.ports import Assignment, AttemptEnded
 
 PRELOAD = [
@@ -24,8 +24,6 @@ PRELOAD = [
     "transformers.modeling_utils",
 ]
 """Imported once by the server that children are forked from, so that an attempt does not pay for torch again."""
-
-Body = Callable[[Any], tuple[UnitReport, ...]]
 
 
 @dataclass(slots=True)
@@ -40,7 +38,7 @@ class LocalBackend:
     """One process an attempt; a process that dies without an answer is POISON, as a crashed Ray worker is."""
 
     pools: Mapping[str, Pool]
-    body: Body
+    body: children.Body
     children: dict[str, _Child] = field(default_factory=dict)
 
     def capacity(self) -> dict[str, int]:
@@ -51,11 +49,8 @@ class LocalBackend:
         """Starts a process for the attempt."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_child, args=(self.body, assignment.payload, theirs), daemon=True)
-        process.start()
-        theirs.close()
-        self.children[assignment.attempt_id] = _Child(process=process, pipe=ours, started=time.monotonic())
+        process, pipe = children.start(context, self.body, assignment.payload)
+        self.children[assignment.attempt_id] = _Child(process=process, pipe=pipe, started=time.monotonic())
 
     def wait(self, seconds: float) -> Sequence[AttemptEnded]:
         """Attempts that ended, in the order in which they were started."""
@@ -80,19 +75,8 @@ class LocalBackend:
 
     def _end(self, attempt_id: str) -> AttemptEnded:
         child = self.children.pop(attempt_id)
-        reports: tuple[UnitReport, ...] = ()
-        failure: Failure | None = None
-        try:
-            answer = child.pipe.recv()
-            reports, failure = ((), answer) if isinstance(answer, Failure) else (answer, None)
-        except EOFError:
-            child.process.join()
-            failure = Failure(
-                failure_class=FailureClass.POISON,
-                error=f"the worker process died (exit code {child.process.exitcode})",
-            )
-        child.pipe.close()
-        child.process.join()
+        answer = children.hear(child.process, child.pipe)
+        reports, failure = ((), answer) if isinstance(answer, Failure) else (answer, None)
         return AttemptEnded(
             attempt_id=attempt_id,
             reports=reports,
@@ -100,14 +84,3 @@ class LocalBackend:
             node="local",
             wall_seconds=time.monotonic() - child.started,
         )
-
-
-def _child(body: Body, payload: Any, pipe: Connection) -> None:
-    try:
-        answer: tuple[UnitReport, ...] | Failure = body(payload)
-    except (
-        Exception
-    ) as error:  # the body's own fault, not a unit's; the parent hears of it instead of a dead process
-        answer = Failure(failure_class=FailureClass.INTERNAL, error=f"{type(error).__name__}: {error}")
-    pipe.send(answer)
-    pipe.close()

@@ -8,7 +8,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,14 +31,14 @@ import ray
 from ray import exceptions as ray_errors
 
 from orchestrator import addresses
+from orchestrator.backends.children import Answer, Body, run_apart
 from orchestrator.backends.lookout import Lookout
-from orchestrator.domain import Failure, FailureClass, Pool, UnitReport
+from orchestrator.domain import Failure, FailureClass, Pool
 from orchestrator.errors import NotPermitted, Unreachable, UsageError
 from orchestrator.labels import satisfies
 from orchestrator.ports import Assignment, AttemptEnded
 
 _untyped: Any = ray  # parts of its interface have no types
-Body = Callable[[Any], tuple[UnitReport, ...]]
 
 OBJECT_STORE_BYTES = 128 * 2**20  # no weights travel through it, only a few hundred bytes a unit
 STARTS = 3
@@ -89,6 +89,12 @@ class RayBackend:
     """Sees the nodes that can be given work."""
     leaving: frozenset[str] = frozenset()
     """Nodes whose end has been announced."""
+    units: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Attempt -> its units."""
+    suspects: set[str] = field(default_factory=set)
+    """Units that were in a worker that died without a word: they run apart from their worker, to see which of the two dies."""
+    apart: set[str] = field(default_factory=set)
+    """Attempts that run so."""
 
     def __post_init__(self) -> None:
         self.lookout = Lookout(self._nodes, NODES_EVERY_SECONDS)
@@ -115,8 +121,13 @@ class RayBackend:
             options["label_selector"] = dict(pool.label_selector)
         if pool.memory_bytes is not None:
             options["memory"] = -(-assignment.shard.memory_bytes // MEMORY_STEP) * MEMORY_STEP
-        ref = self.remote.options(**options).remote(assignment.payload)
+        units = assignment.shard.units
+        is_apart = not self.suspects.isdisjoint(units)
+        ref = self.remote.options(**options).remote(assignment.payload, is_apart)
         self.refs[ref] = assignment.attempt_id
+        self.units[assignment.attempt_id] = units
+        if is_apart:
+            self.apart.add(assignment.attempt_id)
         self.started[assignment.attempt_id] = time.monotonic()
 
     def wait(self, seconds: float) -> Sequence[AttemptEnded]:
@@ -132,6 +143,8 @@ class RayBackend:
 
     def cancel(self, attempt_id: str, *, force: bool) -> None:
         """Raises KeyboardInterrupt in the task, or kills its worker."""
+        if force:
+            self.apart.discard(attempt_id)  # its worker's death is then no stranger's doing
         for ref, name in self.refs.items():
             if name == attempt_id:
                 ray.cancel(ref, force=force)
@@ -159,20 +172,36 @@ class RayBackend:
             for attempt_id in self.refs.values()
         )
         self.refs.clear()
+        self.units.clear()
+        self.apart.clear()
         return ended
 
     def _end(self, ref: Any) -> AttemptEnded:
         attempt_id = self.refs.pop(ref)
         seconds = time.monotonic() - self.started.pop(attempt_id)
+        units = self.units.pop(attempt_id)
+        was_apart = attempt_id in self.apart
+        self.apart.discard(attempt_id)
         try:
-            reports, node = ray.get(ref)
+            answer, node = ray.get(ref)
         except ray_errors.RayError as error:
-            kind = classify(error)
-            if kind is FailureClass.INFRASTRUCTURE and any(node in str(error) for node in self.leaving):
-                kind = FailureClass.PREEMPTION
-            failure = Failure(failure_class=kind, error=_words(error))
+            failure = Failure(failure_class=self._blame(error, was_apart=was_apart), error=_words(error))
+            if failure.failure_class is FailureClass.POISON:
+                self.suspects.update(units)
             return AttemptEnded(attempt_id=attempt_id, failure=failure, wall_seconds=seconds)
-        return AttemptEnded(attempt_id=attempt_id, reports=reports, node=node, wall_seconds=seconds)
+        if isinstance(answer, Failure):
+            return AttemptEnded(attempt_id=attempt_id, failure=answer, node=node, wall_seconds=seconds)
+        return AttemptEnded(attempt_id=attempt_id, reports=answer, node=node, wall_seconds=seconds)
+
+    def _blame(self, error: ray_errors.RayError, *, was_apart: bool) -> FailureClass:
+        kind = classify(error)
+        if kind is FailureClass.POISON and was_apart:
+            return (
+                FailureClass.INFRASTRUCTURE
+            )  # somebody killed the worker; what it ran was in another process
+        if kind is FailureClass.INFRASTRUCTURE and any(node in str(error) for node in self.leaving):
+            return FailureClass.PREEMPTION
+        return kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,8 +315,9 @@ def _words(error: ray_errors.RayError) -> str:
 
 
 def _remote(body: Body) -> Any:
-    def run(payload: Any) -> tuple[tuple[UnitReport, ...], str]:
-        return body(payload), _untyped.util.get_node_ip_address()
+    def run(payload: Any, is_apart: bool = False) -> tuple[Answer, str]:
+        answer = run_apart(body, payload) if is_apart else body(payload)
+        return answer, _untyped.util.get_node_ip_address()
 
     return _untyped.remote(max_retries=0, retry_exceptions=False, enable_task_events=False)(run)
 

@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import bodies
+import psutil
 import pytest
 
 from orchestrator.domain import FailureClass
@@ -168,3 +170,36 @@ def test_what_was_on_a_node_whose_end_was_announced_is_preempted_and_its_slots_a
     cluster.remove_node(node, allow_graceful=False)
     (ended,) = all_ended(backend, 1).values()
     assert ended.failure.failure_class is FailureClass.PREEMPTION
+
+
+def test_what_died_once_runs_apart_and_whoever_kills_its_worker_gets_nobody_blamed(connect, pools, tmp_path):
+    backend = connect(bodies.act)
+
+    def attempt(name, **payload):
+        told = assignment(pools, name, "cpu", **payload)
+        backend.submit(replace(told, shard=replace(told.shard, units=("suspect",))))
+
+    attempt("first", do="die")
+    assert all_ended(backend, 1)["first"].failure.failure_class is FailureClass.POISON
+    file = tmp_path / "pid"
+    attempt("second", do="sleep", file=str(file))
+    until(lambda: file.exists() and file.read_text())
+    child = psutil.Process(int(file.read_text()))
+    worker = child.parent()
+    assert worker.name().startswith("ray::")
+    worker.kill()
+    assert all_ended(backend, 1)["second"].failure.failure_class is FailureClass.INFRASTRUCTURE
+    until(lambda: not child.is_running())
+    attempt("third", do="crash")
+    failure = all_ended(backend, 1)["third"].failure
+    assert failure.failure_class is FailureClass.POISON
+    assert "SIGSEGV" in failure.error
+    attempt("fourth")
+    assert [report.key for report in all_ended(backend, 1)["fourth"].reports] == ["fourth"]
+
+
+def until(holds, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

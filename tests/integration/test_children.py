@@ -1,0 +1,83 @@
+"""A body in a child process: its answer comes back, its death is told from that of its parent, and it outlives nobody."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import bodies
+import psutil
+import pytest
+
+from orchestrator.backends import children
+from orchestrator.domain import Failure, FailureClass
+
+PARENT = """
+import sys
+import bodies
+from orchestrator.backends import children
+if __name__ == "__main__":
+    print(children.run_apart(bodies.act, {"keys": ["a"], "do": "sleep", "file": sys.argv[1]}))
+"""
+
+
+@pytest.fixture(params=["spawn", "forkserver"])
+def answer(request):
+    """`answer(**payload)` of a child that acts so."""
+
+    def ask(**payload):
+        context = multiprocessing.get_context(request.param)
+        return children.hear(*children.start(context, bodies.act, {"keys": ["a", "b"], **payload}))
+
+    return ask
+
+
+def until(holds):
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_its_reports_come_back(answer):
+    assert [report.key for report in answer()] == ["a", "b"]
+
+
+def test_what_it_raises_is_an_internal_failure(answer):
+    failure = answer(do="raise")
+    assert isinstance(failure, Failure)
+    assert failure.failure_class is FailureClass.INTERNAL
+    assert "the body itself broke" in failure.error
+
+
+@pytest.mark.parametrize(("act", "words"), [("die", "exit code 13"), ("crash", "exit code -11, SIGSEGV")])
+def test_its_death_is_poison_and_says_how_it_died(answer, act, words):
+    failure = answer(do=act)
+    assert failure.failure_class is FailureClass.POISON
+    assert words in failure.error
+
+
+def test_apart_it_is_another_process_that_does_the_same(tmp_path):
+    file = tmp_path / "pid"
+    reports = children.run_apart(bodies.act, {"keys": ["a"], "do": "sleep", "seconds": 0, "file": str(file)})
+    assert [report.key for report in reports] == ["a"]
+    assert int(file.read_text()) != os.getpid()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_it_ends_with_whoever_started_it(tmp_path, number):
+    file = tmp_path / "pid"
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    paths = os.pathsep.join([str(Path(bodies.__file__).parent), *sys.path])
+    parent = subprocess.Popen([sys.executable, script, file], env={**os.environ, "PYTHONPATH": paths})
+    until(lambda: file.exists() and file.read_text())
+    child = psutil.Process(int(file.read_text()))
+    parent.send_signal(number)
+    parent.wait()
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)

@@ -57,6 +57,7 @@ def test_the_same_owner_finds_its_lease_again_after_a_restart(store):
     assert (again.lease.epoch, again.lease.expires) == (first.lease.epoch, 90.0)
 
 
+@pytest.mark.parametrize("store_spec", ["local", pytest.param("ceph", marks=pytest.mark.s3)], indirect=True)
 def test_of_many_that_race_one_holds_it_and_one_takes_it_over(store, open_again):
     stores = [open_again() for _ in range(RACERS)]
     for round_ in range(3):

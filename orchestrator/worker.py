@@ -9,7 +9,6 @@ import os
 import resource
 import shutil
 import socket
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +32,7 @@ from orchestrator.domain import (
 from orchestrator.listing import result_key
 from orchestrator.planning import VERSIONS
 from orchestrator.ports import ObjectStore
+from orchestrator.scratch import scratch_directory
 from orchestrator.spec import DirectoryRegistrySpec, StoreSpec
 from tasks.contract import BadInput, Dataset, Finding, Product, Work
 
@@ -92,14 +92,13 @@ def run_shard(order: ShardOrder) -> tuple[UnitReport, ...]:
     from orchestrator.stores.opening import open_store
 
     faulthandler.dump_traceback_later(order.limit_seconds, exit=True, file=STDERR)
-    scratch = Path(tempfile.mkdtemp(prefix="prunefleet-"))
-    place = Place(order=order, store=open_store(order.store), scratch=scratch)
     try:
-        with place.held:
-            return tuple(run_unit(place, unit) for unit in order.units)
+        with scratch_directory() as scratch:
+            place = Place(order=order, store=open_store(order.store), scratch=scratch)
+            with place.held:
+                return tuple(run_unit(place, unit) for unit in order.units)
     finally:
         faulthandler.cancel_dump_traceback_later()
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def data_key(digest: str) -> str:

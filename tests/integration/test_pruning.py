@@ -11,11 +11,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from orchestrator.schemas import result_table
+from tasks.accounts import MARK
 from tasks.calibration import input_norms
 from tasks.contract import BadInput, Dataset, Product, Work
 from tasks.models import load, outline, prunable_layers, rows_of
 from tasks.patterns import mask_of, pruned_count
-from tasks.pruning import MARK, run
+from tasks.pruning import run
 from tasks.recount import ArtifactWrong
 
 ARCHITECTURES = (
@@ -389,12 +390,12 @@ def test_an_artifact_can_be_pruned_again(tmp_path, tiny_model):
 
 
 def test_a_fault_in_writing_is_found_before_anyone_sees_the_artifact(tmp_path, tiny_model, monkeypatch):
-    import tasks.pruning
+    import tasks.changing
 
     def careless(layer, weight, mask):
         return [memoryview(weight.numpy().tobytes())]
 
-    monkeypatch.setattr(tasks.pruning, "zeroed", careless)
+    monkeypatch.setattr(tasks.changing, "zeroed", careless)
     with pytest.raises(ArtifactWrong, match="zeros"):
         prune(tiny_model(tmp_path / "m", "MLPForClassification"), tmp_path / "out")
 

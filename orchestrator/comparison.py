@@ -43,7 +43,7 @@ class Comparison:
     dense_value: float | None = None
     value: float | None = None
     drop: float | None = None
-    """How much worse: points of accuracy, F1 or agreement lost, or the relative increase of loss or perplexity."""
+    """How much worse: points of accuracy, F1 or agreement lost, or the relative increase of loss, error or perplexity."""
     ci_low: float | None = None
     ci_high: float | None = None
     """Of value - dense_value. For loss and perplexity: of the relative change, scaled by this dense value."""
@@ -61,6 +61,8 @@ class Comparison:
     """What 99 % of the predictions do not exceed, one of the observed values."""
     agreement: float | None = None
     """Share of the predictions whose most likely answer stayed."""
+    falls: bool | None = None
+    """Of a user's own metric: whether it falls with harm. None for a metric of prunefleet's, whose name tells."""
     problem: Finding | None = None
 
     @property
@@ -86,6 +88,15 @@ class Pairs:
     """Predictions whose most likely answer changed."""
     kl: tuple[Floats, ...]
     """Of every prediction of an example; empty where it is not known."""
+    distance: Floats
+    """Of the embeddings of a model without a head."""
+    dense_error: Floats
+    error: Floats
+    """Absolute, of a regression."""
+    dense_score: Floats
+    score: Floats
+    """By a user's own metric."""
+    score_falls: bool | None
     slices: tuple[Mapping[str, str | None], ...]
     confidence: Floats
     """Of the dense model: the chance it gives to its own answer, or to a text's tokens in the geometric mean."""
@@ -118,6 +129,12 @@ def pair(dense: Sequence[Row], pruned: Sequence[Row]) -> Pairs | Finding:
         prediction=_numbers(theirs, order, "prediction"),
         changed=np.array([_changed(ours[i], theirs[i]) for i in order], dtype=np.float64),
         kl=tuple(_divergences(ours[i], theirs[i]) for i in order),
+        distance=_numbers(theirs, order, "distance"),
+        dense_error=_numbers(ours, order, "absolute_error"),
+        error=_numbers(theirs, order, "absolute_error"),
+        dense_score=_numbers(ours, order, "score"),
+        score=_numbers(theirs, order, "score"),
+        score_falls=next((bool(row["score_falls"]) for row in dense if "score_falls" in row), None),
         slices=tuple(ours[i].get("slices") or {} for i in order),
         confidence=np.array([_confidence(ours[i]) for i in order], dtype=np.float64),
         length=_numbers(ours, order, "length"),
@@ -162,13 +179,20 @@ def compare(
             found = _accuracy(pairs, name, index, confidence)
         case "f1":
             found = _macro_f1(pairs, name, index, confidence, rng)
+        case "fidelity" if np.isfinite(pairs.distance).any():
+            found = _embedding(pairs, name, index, confidence, rng)
         case "fidelity":
             found = _fidelity(pairs, name, index, confidence, rng)
         case "loss" | "perplexity":
-            found = _loss(pairs, name, index, metric, confidence, rng)
+            values = pairs.dense_loss[index], pairs.loss[index], pairs.tokens[index]
+            found = _rise(pairs, name, index, metric, *values, confidence, rng)
+        case "mse" | "mae":
+            found = _regression(pairs, name, index, metric, confidence, rng)
+        case _ if pairs.score_falls is not None:
+            found = _own(pairs, name, index, metric, confidence, rng)
         case _:
             raise ValueError(
-                f"there is no metric {metric!r}; known: accuracy, f1, fidelity, loss, perplexity"
+                f"there is no metric {metric!r}; known: accuracy, f1, fidelity, loss, mae, mse, perplexity"
             )
     if found.problem:
         return found
@@ -265,15 +289,92 @@ def _accuracy(pairs: Pairs, name: str, index: Index, confidence: float) -> Compa
     )
 
 
-def _loss(
+def _embedding(
+    pairs: Pairs, name: str, index: Index, confidence: float, rng: np.random.Generator
+) -> Comparison:
+    """The mean cosine of the dense and the compressed embedding; the drop is their mean distance."""
+    distances = pairs.distance[index]
+    if unknown := int(np.isnan(distances).sum()):
+        message = f"{unknown} of {len(index)} examples have an embedding with NaN. Such a model is broken."
+        return _cannot(name, index, "not_computable", message)
+    samples, drop = len(index), float(distances.mean())
+    if drop == 0:
+        low, high = tango_interval(0, 0, samples, confidence)
+        ends: tuple[float | None, float | None] = (max(0.0, low), high)
+        bound: float | None = tango_bound(0, 0, samples, confidence)
+    else:
+        low_end, high_end, bound = _bootstrap(distances, np.ones(samples), confidence, rng)
+        ends = low_end, high_end
+    return Comparison(
+        slice=name,
+        samples=samples,
+        dense_value=1.0,
+        value=1.0 - drop,
+        drop=drop,
+        ci_low=None if ends[1] is None else -ends[1],
+        ci_high=None if ends[0] is None else -ends[0],
+        drop_bound=bound,
+        spread=float(distances.var()),
+    )
+
+
+def _regression(
     pairs: Pairs, name: str, index: Index, metric: str, confidence: float, rng: np.random.Generator
 ) -> Comparison:
-    dense, pruned, tokens = pairs.dense_loss[index], pairs.loss[index], pairs.tokens[index]
+    if np.isnan(pairs.dense_error[index]).all() and np.isnan(pairs.error[index]).all():
+        message = f"The outcomes are not those of a model that predicts numbers, which {metric} is about."
+        return _cannot(name, index, "not_computable", message)
+    squares = pairs.dense_loss[index], pairs.loss[index]
+    errors = pairs.dense_error[index], pairs.error[index]
+    dense, pruned = squares if metric == "mse" else errors
+    return _rise(pairs, name, index, metric, dense, pruned, np.ones(len(index)), confidence, rng)
+
+
+def _own(
+    pairs: Pairs, name: str, index: Index, metric: str, confidence: float, rng: np.random.Generator
+) -> Comparison:
+    """A user's own metric: the mean over examples, by points where it falls with harm, else by relative increase."""
+    dense, pruned, ones = pairs.dense_score[index], pairs.score[index], np.ones(len(index))
+    if not pairs.score_falls:
+        found = _rise(pairs, name, index, metric, dense, pruned, ones, confidence, rng)
+        return replace(found, falls=False)
+    lost = dense - pruned
+    if unknown := int(np.isnan(lost).sum()):
+        message = f"{unknown} of {len(index)} examples have no finite {metric} for both models."
+        return _cannot(name, index, "not_finite", message)
+    low, high, bound = _bootstrap(lost, ones, confidence, rng)
+    return Comparison(
+        slice=name,
+        samples=len(index),
+        dense_value=math.fsum(dense) / len(index),
+        value=math.fsum(pruned) / len(index),
+        drop=math.fsum(lost) / len(index),
+        ci_low=None if high is None else -high,
+        ci_high=None if low is None else -low,
+        drop_bound=bound,
+        p_value=sign_flip_p(lost, rng),
+        spread=float(lost.var()),
+        falls=True,
+    )
+
+
+def _rise(
+    pairs: Pairs,
+    name: str,
+    index: Index,
+    metric: str,
+    dense: Floats,
+    pruned: Floats,
+    tokens: Floats,
+    confidence: float,
+    rng: np.random.Generator,
+) -> Comparison:
+    """The relative increase of a mean over tokens, or over examples where each counts 1."""
     if metric == "loss" and np.isnan(tokens).all():
         tokens = np.ones(len(index))  # a classifier's loss is a mean over examples
     broken = ~(np.isfinite(dense) & np.isfinite(pruned))
     if broken.any():
-        which = f"{int(broken.sum())} of {len(index)} examples have no finite loss"
+        which = f"{int(broken.sum())} of {len(index)} examples have no finite {'loss' if metric == 'perplexity' else metric}"
         first = pairs.examples[int(index[broken.argmax()])]
         message = f"{which}, first example {first}. A model that yields NaN or infinity is broken."
         return _cannot(name, index, "not_finite", message)
@@ -354,7 +455,8 @@ def _predictions(pairs: Pairs, index: Index) -> Floats:
 def _confidence(dense: Row) -> float:
     if dense.get("probabilities"):
         return float(max(dense["probabilities"]))
-    if dense.get("prediction") is None and dense.get("loss") is not None and dense.get("tokens"):
+    is_text = dense.get("prediction") is None and dense.get("absolute_error") is None
+    if is_text and dense.get("loss") is not None and dense.get("tokens"):
         return math.exp(-float(dense["loss"]) / float(dense["tokens"]))
     return math.nan
 

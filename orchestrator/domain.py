@@ -247,6 +247,12 @@ POINTS = frozenset({"accuracy", "f1", "fidelity"})
 """Metrics that fall with harm and change by points; the others rise, and change relative to the dense value."""
 
 
+def falls_with_harm(evaluation: Mapping[str, Any]) -> bool:
+    """Whether the metric of a row of `evaluations` falls with harm and changes by points; of a user's own the row tells."""
+    told = evaluation.get("falls")
+    return evaluation.get("metric") in POINTS if told is None else bool(told)
+
+
 class Judgement(StrEnum):
     """The three answers of a gate."""
 

@@ -24,7 +24,7 @@ _SEVERITY = {Judgement.BLOCK: 0, Judgement.INCONCLUSIVE: 1, Judgement.PASS: 2}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gates:
-    """How much worse is too much: points of accuracy, F1 or agreement, or relative increase of loss or perplexity."""
+    """How much worse is too much: points of accuracy, F1 or agreement, or relative increase of loss, error or perplexity."""
 
     max_drop: float | None = None
     max_slice_drop: float | None = None
@@ -207,6 +207,7 @@ def _evaluation(comparison: Comparison, dataset: str, metric: str) -> dict[str, 
         "kl_divergence": comparison.kl_divergence,
         "kl_p99": comparison.kl_p99,
         "agreement": comparison.agreement,
+        "falls": comparison.falls,
     }
 
 

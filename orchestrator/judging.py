@@ -1,4 +1,4 @@
-"""Pure. The judge unit: outcomes of a dense model and its compressed child in, result rows out."""
+"""Effects. The judge unit: outcomes of two models in, result rows out; a user's own metric is looked up, all else is pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.comparison import Row
 from orchestrator.gates import Gates, judge
+from orchestrator.own_metrics import KNOWN, Metric, metric_named, scores_of
 
 
 def run(
@@ -18,9 +19,13 @@ def run(
     `params` has `dataset`, `metric`, `slices` and `gates`, which is None where the recipe only measures; and
     `default_slices` where it names no slices.
     """
+    dense, pruned = dense_rows, pruned_rows
+    if params["metric"] not in KNOWN:
+        own = metric_named(params["metric"])
+        dense, pruned = (_scored(params["metric"], own, rows) for rows in (dense_rows, pruned_rows))
     judged = judge(
-        dense_rows,
-        pruned_rows,
+        dense,
+        pruned,
         dataset=params["dataset"],
         metric=params["metric"],
         slices=params["slices"],
@@ -33,3 +38,11 @@ def run(
         "verdicts": list(judged.verdicts),
         "findings": [asdict(finding) for finding in judged.findings],
     }
+
+
+def _scored(name: str, metric: Metric, rows: Sequence[Row]) -> list[Row]:
+    scores = scores_of(name, metric, rows)
+    return [
+        {**row, "score": score, "score_falls": metric.falls_with_harm}
+        for row, score in zip(rows, scores, strict=True)
+    ]

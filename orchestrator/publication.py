@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.domain import POINTS, Chain, Judgement, TaskName
+from orchestrator.domain import Chain, Judgement, TaskName, falls_with_harm
 from orchestrator.identity import digest
 from orchestrator.ports import ObjectStore
 from orchestrator.survey import Survey
@@ -126,5 +126,5 @@ def _candidate(store: ObjectStore, chain: Chain) -> Any:
         version=chain.model.version,
         artifact_digest=artifact["digest"],
         nonzero_parameters=artifact["nonzero_parameters"],
-        drop=-whole["delta"] if whole["metric"] in POINTS else whole["delta"] / whole["dense_value"],
+        drop=-whole["delta"] if falls_with_harm(whole) else whole["delta"] / whole["dense_value"],
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.domain import POINTS
+from orchestrator.domain import falls_with_harm
 from orchestrator.gains import Gain, gain_of
 from orchestrator.reportdata import ReportData, Row
 from orchestrator.wording import NAME_LENGTH, change, count, milliseconds, number, plain
@@ -65,6 +65,8 @@ class Case:
     recipe: str
     status: str
     metric: str = ""
+    falls: bool = False
+    """Whether the metric falls with harm."""
     dataset: str = ""
     confidence: float = 0.95
     dense_value: float | None = None
@@ -102,13 +104,8 @@ class Case:
 
     @property
     def unit(self) -> str:
-        """Of changes: accuracy and fidelity change by points, loss and perplexity by percent."""
+        """Of changes: accuracy and fidelity change by points, loss, error and perplexity by percent."""
         return "pt" if self.falls else "%"
-
-    @property
-    def falls(self) -> bool:
-        """Whether the metric falls with harm."""
-        return self.metric in POINTS
 
     @property
     def moved(self) -> tuple[Change, ...]:
@@ -193,6 +190,7 @@ def _case(chain: Row, own: Mapping[str, Sequence[Row]], aliases: Mapping[tuple[A
         recipe=chain.get("recipe") or "",
         status=_status(chain, own["verdicts"]),
         metric=whole.get("metric") or "",
+        falls=falls_with_harm(whole),
         dataset=whole.get("dataset") or "",
         confidence=chain.get("confidence") or 0.95,
         dense_value=whole.get("dense_value"),
@@ -250,7 +248,7 @@ def _changes(evaluations: Sequence[Row], verdicts: Sequence[Row]) -> tuple[Chang
 def _change(row: Row, verdict: Row) -> Change:
     """Delta and its interval turned so that positive is worse: points, or else relative to the dense value."""
     delta, low, high = (row.get(column) for column in ("delta", "ci_low", "ci_high"))
-    if row.get("metric") in POINTS:
+    if falls_with_harm(row):
         delta, low, high = (None if end is None else -end for end in (delta, high, low))
     else:
         dense = row.get("dense_value")

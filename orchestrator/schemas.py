@@ -89,6 +89,10 @@ _TABLES: Mapping[str, Sequence[tuple[str, pa.DataType]]] = {
         ("length", pa.int64()),
         ("kl", pa.list_(pa.float32())),
         ("flips", pa.int64()),
+        ("distance", pa.float64()),
+        ("absolute_error", pa.float64()),
+        ("target", pa.list_(pa.float64())),
+        ("answer", pa.list_(pa.float64())),
     ],
     "evaluations": [
         ("dataset", pa.string()),
@@ -104,6 +108,7 @@ _TABLES: Mapping[str, Sequence[tuple[str, pa.DataType]]] = {
         ("kl_divergence", pa.float64()),
         ("kl_p99", pa.float64()),
         ("agreement", pa.float64()),
+        ("falls", pa.bool_()),
     ],
     "latencies": [
         ("runtime", pa.string()),

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,6 +22,7 @@ from pydantic import (
 
 from orchestrator import yamltext
 from orchestrator.errors import SpecError
+from orchestrator.own_metrics import KNOWN, known_metric
 
 SCHEMA_FILE = "fleet.schema.json"
 
@@ -205,8 +207,10 @@ class EvaluateSpec(_Part):
     dataset: str
     split: str = "all"
     samples: Positive | None = None
-    metric: Literal["perplexity", "loss", "accuracy", "f1", "fidelity"]
-    """`f1` is the mean over classes. `fidelity` is the share of predictions that agree with the dense model's; it looks at no label."""
+    metric: Annotated[str, AfterValidator(known_metric), Field(examples=[*KNOWN])]
+    """`f1` is the mean over classes. `fidelity` is the share of predictions that agree with the dense model's, or the cosine
+    of a headless model's embeddings with the dense ones; it looks at no label. `mse` and `mae` are of models that predict
+    numbers. Any other name is that of an entry point of `prunefleet.metrics`."""
     slices: tuple[str, ...] | None = None
     """The default is the dataset's `slice_by`, or else each label, and tenths of the dense model's confidence and of the
     length of texts; `[]` is none."""
@@ -215,7 +219,7 @@ class EvaluateSpec(_Part):
 
 
 class GatesSpec(_Part):
-    """How much worse is too much. Accuracy, F1, fidelity: points, 0.02 is two. Loss, perplexity: relative increase."""
+    """How much worse is too much. Accuracy, F1, fidelity: points, 0.02 is two. Loss, mse, mae, perplexity: relative increase."""
 
     max_drop: Annotated[float, Field(ge=0.0)] | None = None
     max_slice_drop: Annotated[float, Field(ge=0.0)] | None = None

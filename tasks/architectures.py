@@ -40,10 +40,12 @@ class MLPForClassification(nn.Module):
     Config keys: input_size, hidden_sizes (a list, may be empty), num_labels (>= 2), activation (relu, gelu).
     """
 
+    least_outputs = 2
+
     def __init__(self, config: Mapping[str, Any]):
         super().__init__()
         inputs = _size(config, "input_size", 1)
-        labels = _size(config, "num_labels", 2)
+        labels = _size(config, "num_labels", self.least_outputs)
         hidden = _hidden_sizes(config)
         self.activation = _activation(config)
         sizes = (inputs, *hidden, labels)
@@ -58,8 +60,17 @@ class MLPForClassification(nn.Module):
         return logits
 
 
+class MLPForRegression(MLPForClassification):
+    """The same with `num_labels` (>= 1) numbers to predict in place of classes."""
+
+    least_outputs = 1
+
+
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
-    {"MLPForClassification": Architecture(build=MLPForClassification, family="feature_classifier")}
+    {
+        "MLPForClassification": Architecture(build=MLPForClassification, family="feature_classifier"),
+        "MLPForRegression": Architecture(build=MLPForRegression, family="feature_regressor"),
+    }
 )
 """Name in config.json's `architectures` -> how to build it."""
 
@@ -96,4 +107,6 @@ def _activation(config: Mapping[str, Any]) -> Callable[[torch.Tensor], torch.Ten
 
 
 def _refusal(key: str, why: str, do: str) -> BadInput:
-    return BadInput("MLPForClassification cannot be built", why=f"{key} {why}", do=do, file="config.json")
+    return BadInput(
+        "the multilayer perceptron cannot be built", why=f"{key} {why}", do=do, file="config.json"
+    )

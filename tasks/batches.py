@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tasks.fitting import TEXT_FAMILIES, Fitted, Item
+from tasks.embeddings import pooled
+from tasks.families import READS_IMAGES, READS_TEXT, answer_of
+from tasks.fitting import Fitted, Item
 from tasks.models import Model
 from tasks.tokenizing import vocabulary_size
 
@@ -30,7 +32,7 @@ class Batch:
     lengths: tuple[int, ...]
     """Tokens of each member, without padding; 1 for an array."""
     labels: torch.Tensor | None = None
-    """int64 [members]; None for language models."""
+    """int64 [members], or float64 [members, numbers] for regression; None for language models."""
 
 
 def batches(
@@ -42,7 +44,8 @@ def batches(
     """
     limit = batch_tokens or batch_tokens_for(model)
     sizes = [_tokens(item) for item in fitted.items]
-    is_alone = model.family == "text_classifier" and _padding(model) is None
+    ends_matter = model.family in ("text_classifier", "text_regressor")
+    is_alone = ends_matter and _padding(model) is None
     members: list[int] = []
     for position in sorted(range(len(sizes)), key=lambda position: -sizes[position]):
         longest = sizes[members[0]] if members else 0
@@ -55,9 +58,14 @@ def batches(
 
 
 def logits_of(model: Model, batch: Batch) -> torch.Tensor:
-    """What the module answers, in its own dtype: [members, tokens, vocabulary], or [members, labels]."""
+    """What the module answers, in its own dtype: [members, tokens, vocabulary], or [members, labels].
+
+    Of a model without a head its pooled embeddings, float32 [members, features].
+    """
     without_cache = {"use_cache": False} if model.family == "causal_lm" else {}
     answer = model.module(**batch.inputs, **without_cache)
+    if answer_of(model.family) == "embedding":
+        return pooled(answer, batch.inputs.get("attention_mask"))
     logits: torch.Tensor = answer if isinstance(answer, torch.Tensor) else answer.logits
     return logits
 
@@ -84,9 +92,9 @@ def _padding(model: Model) -> int | None:
 def _batch(fitted: Fitted, model: Model, members: Sequence[int]) -> Batch:
     items = [fitted.items[position] for position in members]
     weight = next(model.module.parameters())
-    is_text = model.family in TEXT_FAMILIES
+    is_text = model.family in READS_TEXT
     inputs = _text_inputs(items, model) if is_text else _array_inputs(items, model, weight.dtype)
-    labels = None if items[0].label is None else torch.tensor([item.label for item in items])
+    labels = None if items[0].label is None else _labels(items)
     return Batch(
         positions=tuple(members),
         inputs={name: tensor.to(weight.device) for name, tensor in inputs.items()},
@@ -95,8 +103,13 @@ def _batch(fitted: Fitted, model: Model, members: Sequence[int]) -> Batch:
     )
 
 
+def _labels(items: Sequence[Item]) -> torch.Tensor:
+    labels = [item.label for item in items]
+    return torch.tensor(labels, dtype=torch.float64 if isinstance(labels[0], tuple) else torch.int64)
+
+
 def _array_inputs(items: Sequence[Item], model: Model, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    name = "pixel_values" if model.family == "image_classifier" else "inputs"
+    name = "pixel_values" if model.family in READS_IMAGES else "inputs"
     return {name: torch.from_numpy(np.stack([item.content for item in items])).to(dtype)}
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from tasks.architectures import ARCHITECTURES, Architecture
 from tasks.configs import CONFIG, ModelConfig
 from tasks.contract import BadInput
+from tasks.families import FAMILIES, answer_of
 
 ENTRY_POINTS = "prunefleet.architectures"
 _SPARE_BYTES = 256 << 20
@@ -56,6 +57,11 @@ def fill_buffers_(module: Any, weight_bytes: int) -> None:
 
 
 def _build_own(architecture: Architecture, config: ModelConfig) -> tuple[nn.Module, str, Any]:
+    if architecture.family not in FAMILIES:
+        _refuse(
+            f"the entry point of {config.architecture[:80]} names the family {architecture.family!r:.80}",
+            f"Let it name one of {', '.join(sorted(FAMILIES))}.",
+        )
     module = architecture.build(config.values)
     return module, architecture.family, SimpleNamespace(**config.values)
 
@@ -76,7 +82,16 @@ def _build_from_transformers(config: ModelConfig, dtype: torch.dtype) -> tuple[n
         settings = transformers.CONFIG_MAPPING[model_type](**values)
         built: Any = kind
         module = built._from_config(settings, dtype=dtype, attn_implementation=attention)
-    return module, family, settings
+    return module, _of_regression(family, settings), settings
+
+
+def _of_regression(family: str, settings: Any) -> str:
+    """A classifier by name that transformers trains with squared errors is none."""
+    if answer_of(family) != "class":
+        return family
+    problem = getattr(settings, "problem_type", None)
+    is_regression = problem == "regression" or (problem is None and settings.num_labels == 1)
+    return family.replace("_classifier", "_regressor") if is_regression else family
 
 
 def _family(architecture: str, model_type: str) -> str:
@@ -93,6 +108,8 @@ def _family(architecture: str, model_type: str) -> str:
             modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
             ("ForImageClassification",),
         ),
+        "text_encoder": (modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES, ("Model",)),
+        "image_encoder": (modeling_auto.MODEL_FOR_IMAGE_MAPPING_NAMES, ("Model",)),
     }
     for family, (table, endings) in tables.items():
         listed = table.get(model_type, ())
@@ -101,7 +118,7 @@ def _family(architecture: str, model_type: str) -> str:
             return family
     known = ", ".join(sorted(ARCHITECTURES))
     return _refuse(
-        f"{architecture[:80]} is no causal language model, text or image classifier of type {model_type[:60]}",
+        f"{architecture[:80]} is no causal language model, text or image classifier, text or image encoder of type {model_type[:60]}",
         f"Use one that transformers lists as such, {known}, or an entry point of {ENTRY_POINTS}.",
     )
 

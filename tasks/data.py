@@ -31,7 +31,8 @@ class Example:
     """Column -> value as text."""
     text: str | None = None
     inputs: NDArray[np.float32] | None = None
-    label: int | str | None = None
+    label: int | float | str | tuple[float, ...] | None = None
+    """A class's number or name, or the number or numbers that a regression is to answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,18 +129,35 @@ def _nothing(dataset: Dataset, splits: tuple[str, ...]) -> BadInput:
 
 def _example(number: int, place: Place, values: Values, dataset: Dataset) -> Example:
     slices = {name: _slice(values, name, place) for name in dataset.slices}
-    label = values.get("label")
-    if isinstance(label, bool) or not (label is None or isinstance(label, int | str)):
-        raise place.refusal(
-            "a label is no class",
-            why=f"label is {label!r:.80}, neither a whole number nor text",
-            do="Use the class's number or its name in the model's label2id.",
-        )
+    label = _label(values, place)
     if dataset.kind == "text":
         text = _text(values, place)
         return Example(number=number, place=place, slices=slices, text=text, label=label)
     inputs = _inputs(values, place, dataset)
     return Example(number=number, place=place, slices=slices, inputs=inputs, label=label)
+
+
+def _label(values: Values, place: Place) -> int | float | str | tuple[float, ...] | None:
+    label = values.get("label")
+    if isinstance(label, np.ndarray):
+        label = label.tolist()
+    if label is None or isinstance(label, str):
+        return label
+    numbers: list[Any] = label if isinstance(label, list) else [label]
+    if not numbers or not all(map(_is_number, numbers)):
+        raise place.refusal(
+            "a label is neither a class nor a number",
+            why=f"label is {label!r:.80}, neither a whole number nor text, nor finite numbers",
+            do="Use the class's number or its name in the model's label2id, or the numbers to predict.",
+        )
+    found: tuple[float, ...] = tuple(numbers)
+    return found if isinstance(label, list) else found[0]
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _required(values: Values, name: str, place: Place) -> Any:
@@ -214,6 +232,7 @@ def _inputs(values: Values, place: Place, dataset: Dataset) -> NDArray[np.float3
 
 
 def _bytes_of(example: Example) -> int:
+    label = 32 * len(example.label) if isinstance(example.label, tuple) else 0
     if example.inputs is not None:
-        return example.inputs.nbytes
-    return 4 * len(example.text or "")
+        return label + example.inputs.nbytes
+    return label + 4 * len(example.text or "")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from tasks.batches import Batch, batches, logits_of
-from tasks.contract import Dataset, Finding, Product, Row, Work
+from tasks.contract import BadInput, Dataset, Finding, Product, Row, Work
 from tasks.data import read
+from tasks.embeddings import cosine_distances
+from tasks.families import answer_of
 from tasks.fidelity import Shift, shifts
 from tasks.fitting import Item, fit
 from tasks.models import Model, load
@@ -28,30 +30,36 @@ class Scores:
     """What a model made of the members of a batch; on the CPU."""
 
     losses: torch.Tensor
-    """float64 [members]: cross entropy, summed over the predicted tokens of a text; NaN without a label."""
+    """float64 [members]: cross entropy, summed over the predicted tokens of a text, or the mean squared error of a
+    regression; NaN without a label."""
     tokens: tuple[int, ...]
     """Predictions that make up each loss; 1 for a classifier."""
     logits: torch.Tensor | None = None
     """float32 [members, labels] of a classifier."""
+    numbers: torch.Tensor | None = None
+    """float64 [members, numbers] of a regression."""
 
 
 def run(work: Work) -> Product:
     """One `outcomes` row for each example; a loss that is not finite is null, and said so.
 
     With the param `fidelity` no label is looked at, and where there is a dense model too (`work.dense`), each row says
-    how far the predictions are from that model's: `kl` and `flips` (see `tasks.fidelity`). With the param `lengths` each
+    how far the predictions are from that model's: `kl` and `flips` (see `tasks.fidelity`), or for a model without a head
+    `distance` (see `tasks.embeddings`). With the param `lengths` each
     row of a text says how many tokens the model saw.
     Errors: BadInput, if the data set does not fit the model.
     """
     model = load(work.model, work.device)
     dense = load(work.dense, work.device) if work.dense else None
     label_free = bool(work.params.get("fidelity"))
+    _check_metric(model, label_free)
     fitted = fit(read(work.datasets["evaluation"]), model, labelled=not label_free)
     rows: dict[int, dict[str, Any]] = {}
     for batch in batches(fitted, model):
         scores, shifted = _measure(model, dense, batch)
         for index, position in enumerate(batch.positions):
-            rows[position] = _outcome(fitted.items[position], scores, index) | _shift_columns(shifted, index)
+            rows[position] = _outcome(fitted.items[position], scores, index)
+            rows[position] |= shifted[index] if shifted else {}
             if work.params.get("lengths"):
                 rows[position]["length"] = batch.lengths[index]
     in_file_order = [rows[position] for position in range(len(fitted.items))]
@@ -66,22 +74,57 @@ def score(model: Model, batch: Batch) -> Scores:
         return _score(model, logits_of(model, batch), batch)
 
 
-def _measure(model: Model, dense: Model | None, batch: Batch) -> tuple[Scores, tuple[Shift, ...]]:
+def _check_metric(model: Model, label_free: bool) -> None:
+    answer = answer_of(model.family)
+    if answer == "numbers" and label_free:
+        _refuse(model, "predicts numbers, for which fidelity is not defined", "Use the metric mse or mae.")
+    if answer == "embedding" and not label_free:
+        _refuse(model, "has no head, so it has no loss and no predictions", "Use the metric fidelity.")
+
+
+def _refuse(model: Model, why: str, do: str) -> NoReturn:
+    raise BadInput("the metric does not fit the model", why=f"a {model.family} {why}", do=do)
+
+
+def _measure(model: Model, dense: Model | None, batch: Batch) -> tuple[Scores, list[dict[str, Any]]]:
     with torch.inference_mode():
         logits = logits_of(model, batch)
         scores = _score(model, logits, batch)
-        return scores, () if dense is None else shifts(logits_of(dense, batch), logits, batch)
+        return scores, [] if dense is None else _shifts(model, logits_of(dense, batch), logits, batch)
+
+
+def _shifts(model: Model, dense: torch.Tensor, pruned: torch.Tensor, batch: Batch) -> list[dict[str, Any]]:
+    """What each member's row says of the way from the dense model's answer to the pruned one's."""
+    if answer_of(model.family) == "embedding":
+        distances = cosine_distances(dense, pruned).tolist()
+        return [{"distance": None if math.isnan(distance) else distance} for distance in distances]
+    return [_shift_columns(shift) for shift in shifts(dense, pruned, batch)]
 
 
 def _score(model: Model, logits: torch.Tensor, batch: Batch) -> Scores:
     if model.family == "causal_lm":
         return _score_texts(logits, batch)
+    answer = answer_of(model.family)
+    if answer == "embedding":
+        unknown = torch.full((len(batch.positions),), math.nan, dtype=torch.float64)
+        return Scores(losses=unknown, tokens=(1,) * len(batch.positions))
+    if answer == "numbers":
+        return _score_numbers(logits, batch)
     logits = logits.float()
     if batch.labels is None:
         losses = torch.full((len(batch.positions),), math.nan, dtype=torch.float64)
     else:
         losses = cross_entropy(logits, batch.labels, reduction="none").double().cpu()
     return Scores(losses=losses, tokens=(1,) * len(batch.positions), logits=logits.cpu())
+
+
+def _score_numbers(answers: torch.Tensor, batch: Batch) -> Scores:
+    numbers = answers.double().reshape(len(batch.positions), -1)
+    if batch.labels is None:
+        losses = torch.full((len(batch.positions),), math.nan, dtype=torch.float64)
+    else:
+        losses = (numbers - batch.labels).square().mean(1).cpu()
+    return Scores(losses=losses, tokens=(1,) * len(batch.positions), numbers=numbers.cpu())
 
 
 def _score_texts(logits: torch.Tensor, batch: Batch) -> Scores:
@@ -98,8 +141,8 @@ def _score_texts(logits: torch.Tensor, batch: Batch) -> Scores:
     return Scores(losses=losses.cpu(), tokens=tuple(length - 1 for length in batch.lengths))
 
 
-def _shift_columns(shifted: tuple[Shift, ...], index: int) -> dict[str, Any]:
-    return {"kl": list(shifted[index].kl), "flips": shifted[index].flips} if shifted else {}
+def _shift_columns(shift: Shift) -> dict[str, Any]:
+    return {"kl": list(shift.kl), "flips": shift.flips}
 
 
 def _outcome(item: Item, scores: Scores, index: int) -> dict[str, Any]:
@@ -110,6 +153,12 @@ def _outcome(item: Item, scores: Scores, index: int) -> dict[str, Any]:
         "loss": loss if math.isfinite(loss) else None,
         "tokens": scores.tokens[index],
     }
+    if scores.numbers is not None and item.label is not None:
+        error = (scores.numbers[index] - torch.tensor(item.label, dtype=torch.float64)).abs().mean()
+        row["absolute_error"] = float(error) if math.isfinite(error) else None
+        if scores.numbers.shape[1] <= MAX_LISTED_LABELS:
+            assert isinstance(item.label, tuple)
+            row |= {"target": list(item.label), "answer": scores.numbers[index].tolist()}
     if scores.logits is None:
         return row
     row["label"] = item.label

@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 
 from tasks.contract import BadInput, Finding
 from tasks.data import Example, Examples
+from tasks.families import READS_FEATURES, READS_TEXT, answer_of
 from tasks.models import Model
 from tasks.tokenizing import longest_text, tokenize
 
-TEXT_FAMILIES = ("causal_lm", "text_classifier")
 _SHOWN = 10  # lines in a finding, labels in an error
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+Label = int | tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +31,8 @@ class Item:
     slices: Mapping[str, str]
     content: NDArray[Any]
     """Token ids, or float32 of the data set's shape."""
-    label: int | None = None
+    label: Label | None = None
+    """A class, or what a regression is to answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +49,7 @@ def fit(examples: Examples, model: Model, *, labelled: bool = True) -> Fitted:
     `labelled=False` looks at no label, right or wrong.
     Errors: BadInput, naming the file and the line or row that does not fit.
     """
-    kind = "text" if model.family in TEXT_FAMILIES else "arrays"
+    kind = "text" if model.family in READS_TEXT else "arrays"
     if examples.dataset.kind != kind:
         raise BadInput(
             "the data set does not fit the model",
@@ -64,11 +69,11 @@ def fit(examples: Examples, model: Model, *, labelled: bool = True) -> Fitted:
     )
 
 
-def _item(example: Example, content: NDArray[Any], label: int | None) -> Item:
+def _item(example: Example, content: NDArray[Any], label: Label | None) -> Item:
     return Item(number=example.number, slices=example.slices, content=content, label=label)
 
 
-def _fit_texts(examples: Examples, model: Model, labels: Sequence[int | None]) -> Fitted:
+def _fit_texts(examples: Examples, model: Model, labels: Sequence[Label | None]) -> Fitted:
     least = 2 if model.family == "causal_lm" else 1
     tokens = tokenize(examples.members, model)
     items: list[Item] = []
@@ -102,9 +107,12 @@ def _cuts(examples: Examples, cut: int, limit: int) -> Iterator[Finding]:
         yield Finding(kind="truncated_examples", subject=examples.dataset.path.name, message=message)
 
 
-def _labels(examples: Sequence[Example], model: Model, labelled: bool) -> list[int | None]:
-    if model.family == "causal_lm":
+def _labels(examples: Sequence[Example], model: Model, labelled: bool) -> list[Label | None]:
+    answer = answer_of(model.family)
+    if answer in ("tokens", "embedding") or (answer == "numbers" and not labelled):
         return [None] * len(examples)
+    if answer == "numbers":
+        return [_target(example, int(getattr(model.config, "num_labels", 1))) for example in examples]
     classes = getattr(model.config, "num_labels", None)
     problem = getattr(model.config, "problem_type", None) or "single_label_classification"
     if not isinstance(classes, int) or classes < 2 or problem != "single_label_classification":
@@ -121,6 +129,28 @@ def _labels(examples: Sequence[Example], model: Model, labelled: bool) -> list[i
     return [_label(example, numbers, classes) for example in examples]
 
 
+def _target(example: Example, outputs: int) -> tuple[float, ...]:
+    """The numbers that a regression is to answer: one of each example, or a list of as many as the model gives."""
+    label = example.label
+    values = label if isinstance(label, tuple) else (label,)
+    numbers = [float(value) for value in values if isinstance(value, int | float) and abs(value) < _LARGEST]
+    if len(numbers) < len(values):
+        raise example.place.refusal(
+            "an example has no label" if label is None else "a label is no number",
+            why="label is missing"
+            if label is None
+            else f"label is {label!r:.80}, and the model predicts numbers",
+            do="Use a number, or a list of them for a model of several outputs.",
+        )
+    if len(values) != outputs:
+        raise example.place.refusal(
+            "a label has another number of values than the model",
+            why=f"label holds {len(values)}, and the model's num_labels is {outputs}",
+            do=f"Give each example {outputs}.",
+        )
+    return tuple(numbers)
+
+
 def _label(example: Example, numbers: Mapping[str, Any], classes: int) -> int:
     label = numbers.get(example.label) if isinstance(example.label, str) else example.label
     if label is None:
@@ -130,6 +160,12 @@ def _label(example: Example, numbers: Mapping[str, Any], classes: int) -> int:
             "an example has no label" if is_missing else "a label is unknown to the model",
             why="label is missing" if is_missing else f"{example.label!r:.80} is not in the model's label2id",
             do=f"Use a whole number below {classes}{f', or a name such as {known}' if known else ''}.",
+        )
+    if isinstance(label, float | tuple):
+        raise example.place.refusal(
+            "a label is no class",
+            why=f"label is {label!r:.80}, neither a whole number nor text",
+            do="Use the class's number or its name in the model's label2id.",
         )
     if not isinstance(label, int) or not 0 <= label < classes:
         raise example.place.refusal(
@@ -142,7 +178,7 @@ def _label(example: Example, numbers: Mapping[str, Any], classes: int) -> int:
 
 def _expected_shape(model: Model) -> tuple[int | None, ...]:
     """What one example must measure in each dimension; None where the model takes any size."""
-    if model.family == "feature_classifier":
+    if model.family in READS_FEATURES:
         return (getattr(model.config, "input_size", None),)
     # only a model with a position for each patch is bound to a size; others just note that of their training
     fixed = [part.image_size for part in model.module.modules() if hasattr(part, "image_size")]

@@ -13,7 +13,8 @@ import torch
 from tasks.batches import Batch, batch_tokens_for, batches, logits_of
 from tasks.contract import Finding, Product, Row, Work
 from tasks.data import read
-from tasks.fitting import TEXT_FAMILIES, Fitted, Item, fit
+from tasks.families import READS_TEXT
+from tasks.fitting import Fitted, Item, fit
 from tasks.models import Model, load
 from tasks.timing import Block, Speed, speed_of
 from tasks.tokenizing import longest_text
@@ -82,7 +83,7 @@ def _batch(work: Work, model: Model) -> tuple[Batch, int | None, list[Finding]]:
     """The batch to time, its tokens an example (None for arrays), and what had to be made smaller."""
     fitted = fit(read(work.datasets["evaluation"]), model, labelled=False)
     asked, sequence = int(work.params["batch"]), int(work.params["sequence"])
-    if model.family not in TEXT_FAMILIES:
+    if model.family not in READS_TEXT:
         items = tuple(itertools.islice(itertools.cycle(fitted.items), asked))
         return next(batches(Fitted(items=items), model, _NO_LIMIT)), None, []
     length = min(sequence, longest_text(model))

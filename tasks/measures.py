@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tasks.families import READS_FEATURES, READS_IMAGES, READS_TEXT
 from tasks.models import Layer, Model, prunable_layers
 
 _TRACING_FAILS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
@@ -51,15 +52,15 @@ def parameter_names(model: Model) -> tuple[str, ...]:
 
 def _one_example(model: Model) -> dict[str, torch.Tensor] | torch.Tensor | None:
     match model.family:
-        case "causal_lm" | "text_classifier":
+        case family if family in READS_TEXT:
             return {"input_ids": torch.zeros(1, 1, dtype=torch.long, device="meta")}
-        case "image_classifier":
+        case family if family in READS_IMAGES:
             size = getattr(model.config, "image_size", _USUAL_IMAGE)
             height, width = size if isinstance(size, list | tuple) else (size, size)
             channels = getattr(model.config, "num_channels", 3)
             dtype = next(model.module.parameters()).dtype
             return {"pixel_values": torch.zeros(1, channels, height, width, dtype=dtype, device="meta")}
-        case "feature_classifier" if hasattr(model.config, "input_size"):
+        case family if family in READS_FEATURES and hasattr(model.config, "input_size"):
             dtype = next(model.module.parameters()).dtype
             return torch.zeros(1, model.config.input_size, dtype=dtype, device="meta")
     return None

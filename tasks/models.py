@@ -25,7 +25,7 @@ class Model:
 
     module: nn.Module
     family: str
-    """causal_lm, text_classifier, image_classifier or feature_classifier."""
+    """One of `tasks.families`: what it reads and what it answers."""
     config: Any
     """Attributes as in config.json: transformers' config object, or a plain namespace for other architectures."""
     path: Path

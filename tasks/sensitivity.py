@@ -10,11 +10,12 @@ import numpy as np
 from tasks.batches import batches
 from tasks.calibration import input_norms_over
 from tasks.chains import chain_of, survey
-from tasks.contract import Finding, Product, Row, Work
+from tasks.contract import BadInput, Finding, Product, Row, Work
 from tasks.criteria import criterion_named
 from tasks.data import Examples, read
 from tasks.differences import Sums, difference, mean_loss
 from tasks.evaluation import Scores
+from tasks.families import answer_of
 from tasks.fitting import Fitted, fit
 from tasks.hessians import hessians
 from tasks.models import Layer, Model, load
@@ -46,6 +47,12 @@ def run(work: Work) -> Product:
     Errors: BadInput, if the data set does not fit the model, or the dense loss on it is not finite.
     """
     model = load(work.model, work.device)
+    if answer_of(model.family) == "embedding":
+        raise BadInput(
+            "the sensitivity cannot be measured",
+            why=f"a {model.family} has no head, so it has no loss",
+            do="Leave the sensitivity step out, and use the allocation uniform, erk or owl.",
+        )
     selection = select_layers(model, work.params["pattern"], work.params["skip"])
     if criterion_named(work.params["criterion"]).reconstructs:
         selection = without_groups(selection)

@@ -40,7 +40,7 @@ def tokenize(examples: Sequence[Example], model: Model) -> list[Tokens]:
     tokenizer = _open(model)
     limit = longest_text(model)
     vocabulary = vocabulary_size(model)
-    if model.family == "text_classifier":  # the tokens that end a text must survive the cut
+    if model.family != "causal_lm":  # the tokens that end a text must survive the cut
         _attempt("does not allow texts to be cut", lambda: tokenizer.enable_truncation(limit))
     return [_tokens(example, tokenizer, limit, vocabulary) for example in examples]
 

@@ -81,6 +81,27 @@ _TINY: Mapping[str, Mapping[str, Any]] = {
         "num_labels": 10,
         "activation": "relu",
     },
+    "MLPForRegression": {
+        "input_size": 64,
+        "hidden_sizes": [32, 16],
+        "num_labels": 1,
+        "activation": "relu",
+    },
+    "BertModel": {
+        **_TRANSFORMER,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 128,
+        "pad_token_id": 256,
+        "type_vocab_size": 1,
+    },
+    "ViTModel": {**_TRANSFORMER, "image_size": 8, "patch_size": 4, "num_channels": 1},
+    "ResNetModel": {
+        "num_channels": 1,
+        "embedding_size": 8,
+        "hidden_sizes": [8, 16],
+        "depths": [1, 1],
+        "layer_type": "basic",
+    },
 }
 
 
@@ -137,7 +158,7 @@ def make_tiny_model(
     directory.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if architecture == "MLPForClassification":
+        if architecture.startswith("MLP"):
             module, described = _build_own(architecture, settings)
         else:
             module, described = _build_of_transformers(architecture, settings)

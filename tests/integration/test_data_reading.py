@@ -195,9 +195,9 @@ def test_columns_that_nobody_asked_for_are_not_looked_at(tmp_path):
         ('{"text": 7}', "text is 7"),
         ('{"text": null}', "text is None"),
         ('{"txt": "a"}', "'text' is missing"),
-        ('{"text": "a", "label": 1.0}', "label is 1.0"),
+        ('{"text": "a", "label": ["x"]}', "label is ['x']"),
         ('{"text": "a", "label": true}', "label is True"),
-        ('{"text": "a", "label": [1]}', "label is [1]"),
+        ('{"text": "a", "label": [1, null]}', "label is [1, None]"),
     ],
 )
 def test_a_broken_line_is_refused_with_file_and_line(tmp_path, line, why):

@@ -251,9 +251,7 @@ def test_an_architecture_without_label_names_takes_numbers_only(tmp_path, model_
         fit(read(dataset), model_of("MLPForClassification"))
 
 
-@pytest.mark.parametrize(
-    "config", [{"problem_type": "multi_label_classification"}, {"problem_type": "regression"}]
-)
+@pytest.mark.parametrize("config", [{"problem_type": "multi_label_classification"}])
 def test_models_that_choose_no_class_are_refused(tmp_path, model_of, config):
     with pytest.raises(BadInput, match="does not choose one of several classes"):
         fit(

@@ -429,7 +429,7 @@ def test_without_gates_what_could_not_be_measured_is_no_pass():
 
 
 def test_a_metric_nobody_knows_is_refused():
-    with pytest.raises(ValueError, match="known: accuracy, f1, fidelity, loss, perplexity"):
+    with pytest.raises(ValueError, match="known: accuracy, f1, fidelity, loss, mae, mse, perplexity"):
         judged(answers(1, 1), answers(1, 1), metric="bleu")
 
 

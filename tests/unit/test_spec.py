@@ -69,7 +69,7 @@ def test_a_store_may_name_its_endpoint(fleet_text):
         ("dataset: manual, split: calibration", "dataset: manul, split: calibration", "manul", ["no dataset 'manul'", "did you mean 'manual'"]),
         ("registry: out", "registry: outt", "outt", ["no registry 'outt'", "did you mean 'out'"]),
         ("max_drop: 0.1}\n    publish", "confidence: 0.9}\n    publish", "confidence", ["gates need max_drop or max_slice_drop"]),
-        ("metric: perplexity", "metric: bleu", "bleu", ["'perplexity', 'loss', 'accuracy', 'f1' or 'fidelity'"]),
+        ("metric: perplexity", "metric: bleu", "bleu", ["'perplexity', 'loss', 'accuracy', 'f1', 'fidelity'", "prunefleet.metrics"]),
         ("version: 1", "version: 2", "version: 2", ["version"]),
         ("name: demo", "name: ../demo", "../demo", ["name"]),
         ("recipes:\n  half:", "recipes:\n  ../half:", "../half", ["recipes"]),

@@ -1,0 +1,22 @@
+"""Pure. The kinds of models: what each reads, and what it answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+CAUSAL_LM = "causal_lm"
+READS_TEXT = frozenset({CAUSAL_LM, "text_classifier", "text_regressor", "text_encoder"})
+READS_IMAGES = frozenset({"image_classifier", "image_regressor", "image_encoder"})
+READS_FEATURES = frozenset({"feature_classifier", "feature_regressor", "feature_encoder"})
+"""Flat vectors."""
+FAMILIES = READS_TEXT | READS_IMAGES | READS_FEATURES
+
+Answer = Literal["tokens", "class", "numbers", "embedding"]
+
+
+def answer_of(family: str) -> Answer:
+    """What a model of the family answers: tokens, a class, numbers (regression) or an embedding (it has no head)."""
+    if family == CAUSAL_LM:
+        return "tokens"
+    answers: dict[str, Answer] = {"classifier": "class", "regressor": "numbers", "encoder": "embedding"}
+    return answers[family.rpartition("_")[2]]

@@ -116,6 +116,7 @@ class Controller:
         if failure is not None:
             for start in starts:
                 observe(progress, AttemptEnded(attempt_id=start.attempt_id, failure=failure), at)
+        self.journal.tidy()
         self._show(progress, capacity)
 
     def _write_down(self, starts: Sequence[Start], at: float) -> Failure | None:

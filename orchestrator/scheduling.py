@@ -241,10 +241,7 @@ def next_wake(progress: Progress, at: float) -> float:
 
 def _starts(progress: Progress, capacity: Mapping[str, int], at: float) -> list[Order]:
     free = {name: capacity.get(name, 0) - progress.used_slots[name] for name in progress.pools}
-    total_slots = max(1, sum(capacity.get(name, 0) for name in progress.pools))
-    seconds = min(
-        MAX_SHARD_SECONDS, max(MIN_SHARD_SECONDS, progress.work_left / total_slots / SHARDS_PER_SLOT)
-    )
+    seconds = _shard_seconds(progress.seconds_left(sum(capacity.get(name, 0) for name in progress.pools)))
     orders: list[Order] = []
     open_pools = [name for name in progress.pools if free[name] > 0]
     while open_pools and progress.counts[UnitState.READY]:
@@ -258,6 +255,12 @@ def _starts(progress: Progress, capacity: Mapping[str, int], at: float) -> list[
             if free[name] <= 0:
                 open_pools.remove(name)
     return orders
+
+
+def _shard_seconds(seconds_left: float) -> float:
+    """How much a shard takes at most; in the last seconds half of what is left for each slot, so that they end together."""
+    least = min(MIN_SHARD_SECONDS, seconds_left / 2)
+    return min(MAX_SHARD_SECONDS, max(least, seconds_left / SHARDS_PER_SLOT))
 
 
 def _start_on(

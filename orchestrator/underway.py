@@ -55,14 +55,14 @@ class Journal:
         if not self.open[page]:
             del self.open[page]
             self.ended.append(page)
-            self._remove_ended()
 
     def close(self) -> None:
-        """The run ends: tries a few times more to remove what could not be removed."""
+        """The run ends: tries a few times to remove what is still there."""
         for _ in range(CLOSING_TRIES):
-            self._remove_ended()
+            self.tidy()
 
-    def _remove_ended(self) -> None:
+    def tidy(self) -> None:
+        """Removes the objects of which everything has ended; best done when no free slot waits for it."""
         with suppress(
             StoreError, Unreachable
         ):  # tried again later; left behind, it costs a later run a little care

@@ -6,11 +6,12 @@ import random
 
 import pytest
 
-from orchestrator.domain import Failure, FailureClass, UnitReport, UnitStatus
+from orchestrator.domain import Failure, FailureClass, TaskName, UnitReport, UnitStatus
 from orchestrator.ports import AttemptEnded
 from orchestrator.scheduling import (
     KILL_AFTER_SECONDS,
     MIN_DEADLINE_SECONDS,
+    MIN_SHARD_SECONDS,
     STARVED_SECONDS,
     Cancel,
     Start,
@@ -123,6 +124,26 @@ def test_units_of_one_model_share_a_shard(make_plan, make_progress):
     assert {progress.plan.units[key].task.value for key in first.shard.units} == {"sensitivity"}
 
 
+def test_the_last_units_are_spread_over_the_slots_instead_of_sharing_one(make_plan, make_model, make_progress):
+    models = [make_model(str(number)) for number in range(16)]
+    plan = make_plan(models)
+    judges = {key for key, unit in plan.units.items() if unit.task is TaskName.JUDGE}
+    progress = make_progress(make_plan(models, completed=set(plan.units) - judges))
+    assert set(progress.plan.todo) == judges
+    slots, at, busy_until, ends = 2, 0.0, {}, {}
+    while not progress.is_over:
+        for start in starts(decide(progress, {"cpu": slots}, at)):
+            busy_until[start.attempt_id] = at + start.shard.predicted_seconds
+            ends[start.attempt_id] = start
+        attempt_id = min(busy_until, key=busy_until.__getitem__)
+        at = busy_until.pop(attempt_id)
+        observe(progress, done(ends[attempt_id]), at)
+    each = progress.work(next(iter(judges)))
+    assert len(judges) * each < MIN_SHARD_SECONDS, "one shard of the usual size would hold them all"
+    assert at <= (len(judges) / slots + 1) * each
+    assert len(ends) < len(judges)
+
+
 def test_what_most_work_waits_for_starts_first(make_progress):
     progress = make_progress()
     (first,) = starts(decide(progress, {"cpu": 1}, 0.0))
@@ -181,7 +202,7 @@ def test_a_crash_of_a_shared_shard_blames_nobody_until_one_crashes_alone(make_pr
             return died(start, FailureClass.POISON)
         return done(start)
 
-    run_to_end(progress, answer)
+    run_to_end(progress, answer, capacity={"cpu": 1})
     assert progress.states[guilty] is UnitState.QUARANTINED
     assert seen == [2, 1, 1, 1], "once in company, then three times alone"
     innocent = [

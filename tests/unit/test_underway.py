@@ -92,8 +92,15 @@ def test_every_attempt_is_written_down_before_it_starts_and_nothing_is_left(stor
     assert all(seen >= units for seen in worker.seen)
     everything_done(worker)
     controller.take_in(progress, worker.wait(0.0))
-    assert underway.left(store) == frozenset()
+    assert underway.left(store) == units, "its removal keeps no free slot waiting"
+    worker.seen.clear()
+    controller.round(progress)
+    assert worker.seen[0] > units
+    assert units.isdisjoint(underway.left(store))
+    everything_done(worker)
+    controller.take_in(progress, worker.wait(0.0))
     play(controller, progress, worker, clock)
+    controller.journal.close()
     assert progress.counts[UnitState.DONE] == len(plan.todo)
     assert store.objects == {}
 
@@ -161,11 +168,14 @@ def test_an_entry_stays_until_all_of_its_attempts_have_ended(store):
     journal.begin([start("s1", "a", "b"), start("s2", "c")], 5.0)
     journal.begin([start("s3", "d")], 6.0)
     journal.end("s1")
+    journal.tidy()
     assert underway.left(store) == {"a", "b", "c", "d"}
     journal.end("s2")
+    journal.tidy()
     assert underway.left(store) == {"d"}
     journal.end("nobody")
     journal.end("s3")
+    journal.tidy()
     assert store.objects == {}
 
 
@@ -267,9 +277,11 @@ def test_what_could_not_be_removed_is_removed_with_the_next_one():
     journal.begin([start("s2", "b")], 2.0)
     store.fails = ("delete",)
     journal.end("s1")
+    journal.tidy()
     assert underway.left(store) == {"a", "b"}
     store.fails = ()
     journal.end("s2")
+    journal.tidy()
     assert store.objects == {}
 
 

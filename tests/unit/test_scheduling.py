@@ -124,7 +124,9 @@ def test_units_of_one_model_share_a_shard(make_plan, make_progress):
     assert {progress.plan.units[key].task.value for key in first.shard.units} == {"sensitivity"}
 
 
-def test_the_last_units_are_spread_over_the_slots_instead_of_sharing_one(make_plan, make_model, make_progress):
+def test_the_last_units_are_spread_over_the_slots_instead_of_sharing_one(
+    make_plan, make_model, make_progress
+):
     models = [make_model(str(number)) for number in range(16)]
     plan = make_plan(models)
     judges = {key for key, unit in plan.units.items() if unit.task is TaskName.JUDGE}

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import isotonic_regression
 
-from tasks.contract import BadInput, Row
+from tasks.contract import BadInput, Finding, Row
 from tasks.patterns import pruned_count
 
 Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
@@ -33,7 +34,18 @@ class Allocation:
     predicted_increase: float
     """Of the loss, by the curves; NaN where nothing was measured (uniform)."""
     lower_bound: float
-    """Of the linear program over the convex hulls: no allocation on these curves can cost less."""
+    """Of the linear program over the convex hulls: no allocation on these curves that removes as much can cost less."""
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """How much must go, and what one weight of each layer counts: 1 where weights themselves are counted."""
+
+    worth: Mapping[str, int]
+    wanted: int
+    of: int
+    """What all there is counts, in the same unit."""
 
 
 def uniform(layers: Mapping[str, int], amount: float) -> Allocation:
@@ -51,23 +63,89 @@ def by_sensitivity(
 
     `rows` are those of the `sensitivity` table. No layer goes beyond `max_amount`, nor beyond what was measured.
     """
-    curves = {name: _limited(curve, max_amount) for name, curve in curves_of(layers, rows).items()}
-    wanted = pruned_count(amount, sum(layers.values()))
-    room = sum(pruned_count(float(curve[0][-1]), layers[name]) for name, curve in curves.items())
-    if wanted > room:
-        share = room / sum(layers.values())
-        _refuse(
-            f"{amount:g} of all weights cannot go: max_amount and the measured grid allow at most {share:.4f}",
-            "Lower amount, raise max_amount, or add larger amounts to sensitivity.grid.",
-        )
+    return for_goal(layers, rows, share_of_weights(layers, amount), max_amount)
+
+
+def share_of_weights(layers: Mapping[str, int], amount: float) -> Goal:
+    """The goal that so much of all weights goes."""
+    total = sum(layers.values())
+    return Goal(worth=dict.fromkeys(layers, 1), wanted=pruned_count(amount, total), of=total)
+
+
+def for_goal(layers: Mapping[str, int], rows: Sequence[Row], goal: Goal, max_amount: float) -> Allocation:
+    """The amounts of least predicted loss that reach a goal, as `by_sensitivity`; of the last layer as little as will do."""
+    curves = limited_curves(layers, rows, max_amount)
+    check_room(layers, curves, goal)
     hulls = {name: convex_hull(curve) for name, curve in curves.items()}
-    counts = _fill(layers, hulls, wanted)
-    amounts = {name: counts[name] / size if size else 0.0 for name, size in layers.items()}
+    counts = _fill(layers, hulls, goal)
+    amounts = _amounts(layers, counts)
     return Allocation(
         amounts=amounts,
         predicted_increase=_total(curves, amounts),
         lower_bound=_total(hulls, amounts),
     )
+
+
+def for_quality(
+    layers: Mapping[str, int], rows: Sequence[Row], max_increase: float, max_amount: float
+) -> Allocation:
+    """The most weights whose predicted loss increase stays within `max_increase` times the dense loss; best effort.
+
+    Pieces of the hulls are taken from the cheapest on, as many as fit, the last one in part.
+    """
+    limit = max_increase * dense_loss(rows)
+    curves = limited_curves(layers, rows, max_amount)
+    hulls = {name: convex_hull(curve) for name, curve in curves.items()}
+    counts = dict.fromkeys(layers, 0)
+    for piece in _pieces(layers, hulls, dict.fromkeys(layers, 1)):
+        fixed = counts[piece.name]
+
+        def predicted(more: int, name: str = piece.name, fixed: int = fixed) -> float:
+            return _total(curves, _amounts(layers, counts | {name: fixed + more}))
+
+        low, high = 0, piece.size + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if predicted(middle) <= limit else (low, middle)
+        counts[piece.name] = fixed + low
+        if low < piece.size:
+            break
+    amounts = _amounts(layers, counts)
+    removed = Goal(worth=dict.fromkeys(layers, 1), wanted=sum(counts.values()), of=sum(layers.values()))
+    return Allocation(
+        amounts=amounts,
+        predicted_increase=_total(curves, amounts),
+        lower_bound=_total(hulls, _amounts(layers, _fill(layers, hulls, removed))),
+    )
+
+
+def dense_loss(rows: Sequence[Row]) -> float:
+    """The loss that the dense model had when the sensitivity was measured; BadInput if there is none above 0."""
+    values = {row.get("dense_value") for row in rows}
+    known = [value for value in values if value is not None and math.isfinite(value) and value > 0]
+    if not known:
+        _refuse(
+            "the dense loss is not known, or not above 0", "Measure the sensitivity again, or use amount."
+        )
+    return float(max(known))
+
+
+def limited_curves(layers: Mapping[str, int], rows: Sequence[Row], max_amount: float) -> dict[str, Curve]:
+    """The curves of `curves_of`, none beyond `max_amount`."""
+    return {name: _limited(curve, max_amount) for name, curve in curves_of(layers, rows).items()}
+
+
+def check_room(layers: Mapping[str, int], curves: Mapping[str, Curve], goal: Goal) -> None:
+    """BadInput if the layers cannot give what the goal wants."""
+    room = sum(
+        goal.worth[name] * pruned_count(float(curve[0][-1]), layers[name]) for name, curve in curves.items()
+    )
+    if goal.wanted > room:
+        asked, most = goal.wanted / max(1, goal.of), room / max(1, goal.of)
+        _refuse(
+            f"{asked:.4f} cannot go: max_amount and the measured grid allow at most {most:.4f}",
+            "Ask for less, raise max_amount, or add larger amounts to sensitivity.grid.",
+        )
 
 
 def curves_of(layers: Mapping[str, int], rows: Sequence[Row]) -> dict[str, Curve]:
@@ -140,23 +218,51 @@ def _limited(curve: Curve, max_amount: float) -> Curve:
     return np.append(amounts[inside], max_amount), np.append(deltas[inside], last)
 
 
-def _fill(layers: Mapping[str, int], hulls: Mapping[str, Curve], wanted: int) -> dict[str, int]:
-    """Takes the cheapest piece of hull again and again; of equals that which leaves its layer densest."""
+@dataclass(frozen=True, slots=True, order=True)
+class _Piece:
+    """A straight stretch of a layer's hull; the cheapest first, of equals that which leaves its layer densest."""
+
+    price: float
+    """Loss for each unit of what its weights count."""
+    end: float
+    index: int
+    name: str
+    size: int
+
+
+def _pieces(layers: Mapping[str, int], hulls: Mapping[str, Curve], worth: Mapping[str, int]) -> list[_Piece]:
     pieces = []
     for index, (name, size) in enumerate(layers.items()):
         amounts, deltas = hulls[name]
         for step in range(len(amounts) - 1):
             first, last = (pruned_count(float(amounts[at]), size) for at in (step, step + 1))
-            if last > first:
-                price = (deltas[step + 1] - deltas[step]) / ((amounts[step + 1] - amounts[step]) * size)
-                pieces.append((float(price), float(amounts[step + 1]), index, name, last - first))
-    counts = dict.fromkeys(layers, 0)
-    for _, _, _, name, size in sorted(pieces):
-        taken = min(size, wanted)
-        counts[name] += taken
-        wanted -= taken
-    assert wanted == 0, "the room was checked before"
+            if last > first and worth[name]:
+                whole = (amounts[step + 1] - amounts[step]) * (size * worth[name])
+                price = float((deltas[step + 1] - deltas[step]) / whole)
+                pieces.append(_Piece(price, float(amounts[step + 1]), index, name, last - first))
+    return sorted(pieces)
+
+
+def _fill(layers: Mapping[str, int], hulls: Mapping[str, Curve], goal: Goal) -> dict[str, int]:
+    """Takes the cheapest piece of hull again and again, until the goal is reached."""
+    counts, missing = dict.fromkeys(layers, 0), goal.wanted
+    for piece in _pieces(layers, hulls, goal.worth):
+        if missing <= 0:
+            break
+        taken = min(piece.size, -(-missing // goal.worth[piece.name]))
+        counts[piece.name] += taken
+        missing -= taken * goal.worth[piece.name]
+    assert missing <= 0, "the room was checked before"
     return counts
+
+
+def _amounts(layers: Mapping[str, int], counts: Mapping[str, int]) -> dict[str, float]:
+    return {name: counts[name] / size if size else 0.0 for name, size in layers.items()}
+
+
+def remaining(share: float, of: int) -> int:
+    """The most that may remain: floor(share * of), exact for the share as it is written in decimal."""
+    return math.floor(Fraction(repr(float(share))) * of)
 
 
 def _total(curves: Mapping[str, Curve], amounts: Mapping[str, float]) -> float:

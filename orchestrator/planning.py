@@ -228,6 +228,7 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
             "amount": recipe.prune.share,
             "allocation": recipe.prune.allocation,
             "max_amount": recipe.prune.max_amount if recipe.prune.allocation != "uniform" else 1.0,
+            **recipe.prune.targets,
         }
         prune = _step(TaskName.PRUNE, params, _calibration_of(recipe, ref), recipe.seed)
     if recipe.evaluate:
@@ -292,7 +293,8 @@ def _add_chain(
         parts = sensitivity_units(model, recipe.sensitivity.units if recipe.sensitivity else None)
         measured = tuple(add(steps.sensitivity, part=part, parts=parts) for part in range(parts))
     if steps.prune:
-        reads = measured if steps.prune.params["allocation"] == "sensitivity" else ()
+        is_measured = steps.prune.params["allocation"] in ("sensitivity", "knapsack")
+        reads = measured if is_measured else ()
         prune = add(steps.prune, needs=reads)
     if steps.evaluate:
         dense = add(steps.evaluate)

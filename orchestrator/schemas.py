@@ -76,6 +76,12 @@ _TABLES: Mapping[str, Sequence[tuple[str, pa.DataType]]] = {
         ("dense_latency_seconds", pa.float64()),
         ("latency_seconds", pa.float64()),
         ("runtime", pa.string()),
+        ("effective_flops", pa.int64()),
+        ("sparse_bytes", pa.int64()),
+        ("calibration_loss", pa.float64()),
+        ("predicted_increase", pa.float64()),
+        ("least_increase", pa.float64()),
+        ("measured_increase", pa.float64()),
     ],
     "outcomes": [
         ("example", pa.int64()),

@@ -124,6 +124,37 @@ class SensitivitySpec(_Part):
         return self
 
 
+class BudgetSpec(_Part):
+    """How much of the dense model may remain, embeddings and all included: one of these, as a share from 0 to 1."""
+
+    parameters: Fraction | None = None
+    """Parameters that are not zero."""
+    flops: Fraction | None = None
+    """Effective ones: multiply-adds with nonzero weights. A dense runtime does them all; one that skips zeros gains."""
+    bytes: Fraction | None = None
+    """Of the tensors, each that is pruned as a bit mask and its nonzero values, all others as they are."""
+    latency: Fraction | None = None
+    """Of what is really cut out; a mask makes no runtime faster, and is refused."""
+
+    @model_validator(mode="after")
+    def _one(self) -> BudgetSpec:
+        given = [name for name, share in self.model_dump().items() if share is not None]
+        if len(given) != 1:
+            raise ValueError("a budget names exactly one of parameters, flops, bytes, latency")
+        if self.latency is not None:
+            raise ValueError(
+                "masks make no runtime faster, so there is no budget of latency for them; use parameters, flops or bytes"
+            )
+        return self
+
+
+class QualitySpec(_Part):
+    """As much sparsity as a loss allows, by what was measured of each layer; what it really costs is measured after."""
+
+    max_increase: Annotated[float, Field(gt=0.0)]
+    """Of the loss on the calibration data, relative to the dense one; losses of layers are taken to add up."""
+
+
 class PruneSpec(_Part):
     """What to remove: by which score, in which pattern, how much, and how it is spread over the layers."""
 
@@ -136,10 +167,15 @@ class PruneSpec(_Part):
     """`unstructured`, or N:M (N of each M consecutive inputs stay), such as 2:4."""
     amount: Fraction | None = None
     """The share of the prunable weights to remove; N:M implies it."""
+    budget: BudgetSpec | None = None
+    """In place of `amount`, for allocation sensitivity or knapsack: how much of the dense model may remain."""
+    quality: QualitySpec | None = None
+    """In place of `amount`, for allocation sensitivity or knapsack: how much loss it may cost."""
     scope: Literal["tensor", "row"] | None = None
     """Within what scores compete; the default is `row` for wanda, else `tensor`; sparsegpt: within blocks of 128 columns."""
-    allocation: Literal["uniform", "sensitivity", "erk", "owl"] = "uniform"
-    """`erk` keeps most of small layers, `owl` of layers with outliers; both meet `amount` exactly."""
+    allocation: Literal["uniform", "sensitivity", "knapsack", "erk", "owl"] = "uniform"
+    """`sensitivity` interpolates between measured amounts, `knapsack` chooses the best combination of them; `erk` keeps most
+    of small layers, `owl` of layers with outliers, and both meet `amount` exactly."""
     max_amount: Fraction = 0.95
     """No layer is pruned beyond this by an allocation that is not uniform."""
     skip: tuple[str, ...] = ()
@@ -166,22 +202,37 @@ class PruneSpec(_Part):
                 )
             if self.scope is not None:
                 raise ValueError(f"pattern {self.pattern} has its own scope; leave scope out")
-        elif self.amount is None:
+        elif self.amount is None and self.budget is None and self.quality is None:
             raise ValueError("amount is missing: the share of the weights to remove, from 0 to 1")
+        if (self.amount is not None and (self.budget or self.quality)) or (self.budget and self.quality):
+            raise ValueError("amount, budget and quality each say how much goes; give one of them")
+        if (self.budget or self.quality) and not self.is_measured:
+            raise ValueError("budget and quality need allocation: sensitivity or knapsack")
         return self
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the allocation reads measured sensitivities."""
+        return self.allocation in ("sensitivity", "knapsack")
+
+    @property
+    def targets(self) -> dict[str, dict[str, float]]:
+        """`budget` or `quality`, if it stands in for the amount."""
+        named = {"budget": self.budget, "quality": self.quality}
+        return {name: found.model_dump(exclude_none=True) for name, found in named.items() if found}
 
     @property
     def needs_data(self) -> bool:
         """Whether scores or the allocation depend on calibration data, and not on the weights alone."""
-        return self.criterion not in ("magnitude", "random") or self.allocation == "owl"
+        scores = self.criterion not in ("magnitude", "random") or self.allocation == "owl"
+        return scores or self.allocation == "knapsack" or bool(self.targets)
 
     @property
-    def share(self) -> float:
-        """The share of the prunable weights to remove."""
+    def share(self) -> float | None:
+        """The share of the prunable weights to remove; None where a budget or a quality decides."""
         if ":" in self.pattern:
             kept, group = map(int, self.pattern.split(":"))
             return 1 - kept / group
-        assert self.amount is not None
         return self.amount
 
 
@@ -267,8 +318,8 @@ class RecipeSpec(_Part):
         if self.gates is not None and self.gates.max_drop is None and self.gates.max_slice_drop is None:
             raise ValueError("gates need max_drop or max_slice_drop")
         if self.prune is not None:
-            if self.prune.allocation == "sensitivity" and self.sensitivity is None:
-                raise ValueError("allocation: sensitivity needs a sensitivity step")
+            if self.prune.is_measured and self.sensitivity is None:
+                raise ValueError(f"allocation: {self.prune.allocation} needs a sensitivity step")
             if self.prune.needs_data and self.prune.dataset is None and self.sensitivity is None:
                 owl = self.prune.allocation == "owl"
                 raise ValueError(
@@ -406,6 +457,8 @@ def _known_keys(path: yamltext.Path) -> list[str]:
         "match": Match,
         "sensitivity": SensitivitySpec,
         "prune": PruneSpec,
+        "budget": BudgetSpec,
+        "quality": QualitySpec,
         "evaluate": EvaluateSpec,
         "latency": LatencySpec,
         "gates": GatesSpec,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from tasks.allocation import Allocation, by_sensitivity, uniform
+from tasks.allocation import Allocation, for_goal, for_quality, share_of_weights, uniform
+from tasks.budgets import goal_of
 from tasks.calibration import Statistics
-from tasks.contract import Work
+from tasks.contract import Row, Work
 from tasks.densities import erk, outlier_share, owl
+from tasks.knapsack import choose_for_goal, choose_for_quality
 from tasks.models import Layer, Model
-from tasks.recipes import Recipe, bad_recipe
+from tasks.patterns import pruned_count
+from tasks.recipes import MEASURED, Recipe, bad_recipe
+from tasks.reconstruct import SPARSEGPT
 from tasks.selection import stored_names
 from tasks.weights import check_finite
 
@@ -19,20 +24,51 @@ def divide(
 ) -> Allocation:
     """How much of each layer goes; BadInput if the budget cannot be met, or rows of a sensitivity do not fit."""
     sizes = {layer.name: layer.parameters for layer in layers}
+    if recipe.allocation in MEASURED:
+        return _by_sensitivity(recipe, model, layers, work.inputs.get("sensitivity", ()))
+    assert recipe.amount is not None, "only measured allocations have budgets"
     if recipe.allocation == "uniform":
         return uniform(sizes, recipe.amount)
     if recipe.allocation == "erk":
         return erk({layer.name: layer.shape for layer in layers}, recipe.amount, recipe.max_amount)
-    if recipe.allocation == "owl":
-        assert statistics is not None, "owl was calibrated for"
-        outliers = {layer.name: _outliers(model, layer, statistics) for layer in layers}
-        return owl(sizes, outliers, recipe.amount, recipe.max_amount)
-    rows = work.inputs.get("sensitivity", ())
+    assert statistics is not None, "owl was calibrated for"
+    outliers = {layer.name: _outliers(model, layer, statistics) for layer in layers}
+    return owl(sizes, outliers, recipe.amount, recipe.max_amount)
+
+
+def _by_sensitivity(recipe: Recipe, model: Model, layers: Sequence[Layer], rows: Sequence[Row]) -> Allocation:
+    sizes = {layer.name: layer.parameters for layer in layers}
     for row in rows:
         for key, value in (("criterion", recipe.criterion), ("pattern", recipe.pattern)):
             if row.get(key) not in (None, value):
                 raise bad_recipe(f"the sensitivity was measured with {key} {row[key]}, not {value}")
-    return by_sensitivity(sizes, rows, recipe.amount, recipe.max_amount)
+    is_by_row = recipe.scope == "row" and recipe.criterion != SPARSEGPT
+    by_rows = (
+        {layer.name: (layer.outputs, layer.inputs // layer.groups) for layer in layers} if is_by_row else {}
+    )
+    if recipe.max_increase is not None:
+        limits = recipe.max_increase, recipe.max_amount
+        if recipe.allocation == "knapsack":
+            return choose_for_quality(sizes, rows, *limits, by_rows)
+        return for_quality(sizes, rows, *limits)
+    if recipe.budget is not None:
+        goal = goal_of(*recipe.budget, model, layers)
+    else:
+        assert recipe.amount is not None, "the recipe was checked"
+        goal = share_of_weights(sizes, recipe.amount)
+    if recipe.allocation == "knapsack":
+        return choose_for_goal(sizes, rows, goal, recipe.max_amount, by_rows)
+    found = for_goal(sizes, rows, goal, recipe.max_amount)
+    return found if recipe.budget is None else _whole_rows(found, by_rows)
+
+
+def _whole_rows(allocation: Allocation, by_rows: Mapping[str, tuple[int, int]]) -> Allocation:
+    """Where every row loses as many weights, as many more as it takes, so that less remains and never more."""
+    amounts = dict(allocation.amounts)
+    for name, (outputs, inputs) in by_rows.items():
+        count = pruned_count(amounts[name], outputs * inputs)
+        amounts[name] = -(-count // outputs) / inputs
+    return replace(allocation, amounts=amounts)
 
 
 def _outliers(model: Model, layer: Layer, statistics: Statistics) -> float:

@@ -15,6 +15,7 @@ from tasks.models import Layer, Model, prunable_layers
 _TRACING_FAILS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
 """What models raise when they look at values, which tensors on the meta device do not have."""
 _USUAL_IMAGE = 224
+HEAD = ""
 
 
 def dense_flops(model: Model) -> int | None:
@@ -23,15 +24,20 @@ def dense_flops(model: Model) -> int | None:
     One example is one token of text, one image of the config's size, or one vector. Attention scores, norms and fused
     experts are not counted. None if the model cannot be run without data. `model` is on the meta device.
     """
+    counted = flops_by_layer(model)
+    return None if counted is None else sum(counted.values())
+
+
+def flops_by_layer(model: Model) -> dict[str, int] | None:
+    """What each layer adds to `dense_flops`, by its name; under "" what the output head adds."""
     layers = prunable_layers(model.module)
     inputs = _one_example(model)
     if inputs is None:
         return None
-    total = 0
+    total = {layer.name: 0 for layer in layers} | {HEAD: 0}
 
-    def add(weights: int, outputs: int, result: torch.Tensor) -> None:
-        nonlocal total
-        total += 2 * weights * (result.numel() // outputs)
+    def add(name: str, weights: int, outputs: int, result: torch.Tensor) -> None:
+        total[name] += 2 * weights * (result.numel() // outputs)
 
     try:
         with torch.no_grad(), _watching(model.module, layers, add):
@@ -68,17 +74,17 @@ def _one_example(model: Model) -> dict[str, torch.Tensor] | torch.Tensor | None:
 
 @contextmanager
 def _watching(module: Any, layers: tuple[Layer, ...], add: Any) -> Iterator[None]:
-    watched: list[tuple[nn.Module, int, int]] = [
-        (module.get_submodule(layer.name), layer.parameters, layer.outputs) for layer in layers
+    watched: list[tuple[str, nn.Module, int, int]] = [
+        (layer.name, module.get_submodule(layer.name), layer.parameters, layer.outputs) for layer in layers
     ]
     head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
     if isinstance(head, nn.Linear):
-        watched.append((head, head.weight.numel(), head.out_features))
+        watched.append((HEAD, head, head.weight.numel(), head.out_features))
     hooks = [
         part.register_forward_hook(
-            lambda _part, _inputs, result, weights=weights, outputs=outputs: add(weights, outputs, result)
+            lambda _part, _inputs, result, rest=(name, weights, outputs): add(*rest, result)
         )
-        for part, weights, outputs in watched
+        for name, part, weights, outputs in watched
         if outputs
     ]
     try:

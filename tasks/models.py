@@ -72,6 +72,11 @@ def load(path: Path, device: str = "cpu") -> Model:
         return _LOADED[key]
 
 
+def load_afresh(path: Path, device: str = "cpu") -> Model:
+    """The model read anew and kept by nobody else: for one that was just written, or whose weights will change."""
+    return _load(path, device)
+
+
 def outline(path: Path) -> Model:
     """The model on the meta device: every check but those on the weights' values, and no data read."""
     checkpoint = open_checkpoint(path)

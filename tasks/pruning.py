@@ -12,7 +12,8 @@ from tasks.criteria import criterion_named
 from tasks.data import read
 from tasks.dividing import divide
 from tasks.fitting import Fitted, fit
-from tasks.models import Model, load, outline
+from tasks.models import Model, load, load_afresh, outline
+from tasks.promises import broken_promises, kept_promises, loss_over
 from tasks.recipes import bad_recipe, read_recipe
 from tasks.selection import Selection, select_layers, without_groups
 from tasks.sweeping import Outcome, findings_of_sweeps, hessians_as_stored, sweeping
@@ -35,8 +36,10 @@ def run(work: Work) -> Product:
     criterion = criterion_named(recipe.criterion, work.seed)
     if criterion.reconstructs:
         selection = without_groups(selection)
-    needs_data = criterion.needs_activations or recipe.allocation == "owl"
-    calibration = _calibrate(work, selection) if needs_data else None
+    needs_statistics = criterion.needs_activations or recipe.allocation == "owl"
+    calibration = None
+    if needs_statistics or recipe.promises:
+        calibration = _calibrate(work, selection, needs_statistics)
     statistics = calibration.statistics if calibration else None
     selection = _reached(selection, statistics)
     allocation = divide(recipe, model, selection.layers, statistics, work)
@@ -53,6 +56,11 @@ def run(work: Work) -> Product:
     )
     pruned = open_checkpoint(work.output)
     rows, artifact = measure(model, pruned, selection.layers, recipe, allocation, outcomes)
+    promises: tuple[Finding, ...] = allocation.findings
+    if recipe.promises and calibration:
+        losses = loss_over(calibration.model, calibration.fitted), _loss_of_written(work, calibration.fitted)
+        artifact |= kept_promises(model, selection.layers, rows, allocation, losses)
+        promises += tuple(broken_promises(recipe, model, selection.layers, artifact))
     write_mark(work, rows, artifact)
     findings = (
         *model.findings,
@@ -61,6 +69,7 @@ def run(work: Work) -> Product:
         *file_findings,
         *findings_of(selection.layers, recipe, rows, outcomes, statistics, artifact),
         *(findings_of_sweeps(outcomes, matrices) if matrices else ()),
+        *promises,
     )
     return Product(tables={"layers": rows, "artifacts": [artifact]}, has_artifact=True, findings=findings)
 
@@ -71,16 +80,21 @@ class _Calibration:
 
     model: Model
     fitted: Fitted
-    statistics: Statistics
+    statistics: Statistics | None
 
 
-def _calibrate(work: Work, selection: Selection) -> _Calibration:
+def _calibrate(work: Work, selection: Selection, needs_statistics: bool) -> _Calibration:
     if "calibration" not in work.datasets:
         raise bad_recipe("the criterion or allocation needs activations and there is no calibration data")
     model = load(work.model, work.device)
     fitted = fit(read(work.datasets["calibration"]), model)
-    statistics = input_norms_over(model, selection.layers, fitted)
+    statistics = input_norms_over(model, selection.layers, fitted) if needs_statistics else None
     return _Calibration(model=model, fitted=fitted, statistics=statistics)
+
+
+def _loss_of_written(work: Work, fitted: Fitted) -> float:
+    assert work.output is not None
+    return loss_over(load_afresh(work.output, work.device), fitted)
 
 
 def _reached(selection: Selection, statistics: Statistics | None) -> Selection:

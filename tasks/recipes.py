@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,24 @@ class Recipe:
     criterion: str
     pattern: str
     scope: str | None
-    amount: float
+    amount: float | None
+    """None where a budget or a quality says how much goes."""
     allocation: str
     max_amount: float
     skip: tuple[str, ...]
+    budget: tuple[str, float] | None = None
+    """(kind, the share of the dense model that may remain); see `tasks.budgets`."""
+    max_increase: float | None = None
+    """Of the loss, relative to the dense one: what the allocation may be predicted to cost."""
+
+    @property
+    def promises(self) -> bool:
+        """Whether what was predicted is to be held against what is measured."""
+        return self.budget is not None or self.max_increase is not None or self.allocation == "knapsack"
+
+
+MEASURED = ("sensitivity", "knapsack")
+"""Allocations that read measured sensitivities."""
 
 
 def read_recipe(params: Mapping[str, Any]) -> Recipe:
@@ -31,14 +46,17 @@ def read_recipe(params: Mapping[str, Any]) -> Recipe:
     except ValueError as error:
         raise bad_recipe(str(error)) from None
     allocation = params.get("allocation", "uniform")
-    if allocation not in ("uniform", "sensitivity", "erk", "owl"):
+    if allocation not in ("uniform", "erk", "owl", *MEASURED):
         raise bad_recipe(f"allocation {allocation!r} is unknown")
     if groups is not None:
         implied = 1 - groups[0] / groups[1]
         if allocation != "uniform" or (amount is not None and abs(amount - implied) > 1e-9):
             raise bad_recipe(f"pattern {pattern} prunes {implied:g} of every layer")
         amount = implied
-    if amount is None or not 0 <= amount <= 1:
+    budget, max_increase = _target(params, allocation)
+    if (amount is not None) + (budget is not None) + (max_increase is not None) > 1:
+        raise bad_recipe("it names more than one of amount, budget and quality")
+    if budget is None and max_increase is None and (amount is None or not 0 <= amount <= 1):
         raise bad_recipe(f"amount is {amount!r} and must be a share from 0 to 1")
     scope = params.get("scope")
     if scope not in (None, "tensor", "row") or (groups is not None and scope is not None):
@@ -47,11 +65,28 @@ def read_recipe(params: Mapping[str, Any]) -> Recipe:
         criterion=params["criterion"],
         pattern=pattern,
         scope=scope,
-        amount=float(amount),
+        amount=None if amount is None else float(amount),
         allocation=allocation,
         max_amount=float(params.get("max_amount", 1.0)),
         skip=tuple(params.get("skip", ())),
+        budget=budget,
+        max_increase=max_increase,
     )
+
+
+def _target(params: Mapping[str, Any], allocation: str) -> tuple[tuple[str, float] | None, float | None]:
+    budget, quality = params.get("budget"), params.get("quality")
+    if (budget or quality) and allocation not in MEASURED:
+        raise bad_recipe(f"a budget or quality needs one of the allocations {', '.join(MEASURED)}")
+    if budget and len(budget) != 1:
+        raise bad_recipe(f"the budget names {', '.join(budget)}, and must name one thing")
+    pair = next(((str(kind), float(share)) for kind, share in (budget or {}).items()), None)
+    if pair and pair[0] == "latency":
+        raise bad_recipe("masks make no runtime faster, so there is no budget of latency for them")
+    increase = None if quality is None else float(quality["max_increase"])
+    if increase is not None and not (math.isfinite(increase) and increase > 0):
+        raise bad_recipe(f"quality.max_increase is {increase}, and must be above 0")
+    return pair, increase
 
 
 def bad_recipe(why: str) -> BadInput:

@@ -293,3 +293,25 @@ def test_who_asks_for_no_slices_gets_none(make_plan, fleet_text):
     for chain in plan.chains:
         assert "default_slices" not in plan.units[chain.judge].step.params
         assert plan.units[chain.dense].step.params == {}
+
+
+@pytest.mark.parametrize(
+    "target", ["budget: {parameters: 0.5}", "quality: {max_increase: 0.1}", "amount: 0.5, allocation: knapsack"]
+)
+def test_a_budget_is_part_of_the_prune_unit_alone_and_gives_it_data(make_plan, fleet_text, target):
+    more = target if "knapsack" in target else f"{target}, allocation: sensitivity"
+    text = fleet_text.replace("amount: 0.5, allocation: sensitivity", more)
+    assert text != fleet_text
+    before, after = make_plan(), make_plan(text=text)
+    chains = [next(chain for chain in plan.chains if chain.recipe == "half") for plan in (before, after)]
+    unit = after.units[chains[1].prune]
+    assert unit.step.data is not None
+    assert [after.units[need].task for need in unit.needs] == ["sensitivity", "sensitivity"]
+    same = set(before.units) & set(after.units)
+    assert chains[0].prune not in same
+    assert Counter(before.units[key].task.value for key in same) == {"sensitivity": 2, "prune": 1, "evaluate": 2, "judge": 1}  # fmt: skip
+
+
+def test_a_recipe_without_a_budget_does_not_mention_one(make_plan):
+    for unit in make_plan().units.values():
+        assert not {"budget", "quality"} & set(unit.step.params)

@@ -103,6 +103,36 @@ def test_every_mistake_is_told_at_once(fleet_text):
         ("{prune: {criterion: wanda, amount: 0.5}}", "needs calibration data"),
         ("{prune: {criterion: magnitude, amount: 0.5, allocation: sensitivity}}", "needs a sensitivity step"),
         ("{prune: {criterion: magnitude}}", "amount is missing"),
+        ("{prune: {criterion: magnitude, amount: 0.5, allocation: knapsack}}", "needs a sensitivity step"),
+        (
+            "{prune: {criterion: magnitude, budget: {parameters: 0.5}}, sensitivity: {dataset: manual}}",
+            "need allocation: sensitivity or knapsack",
+        ),
+        (
+            "{prune: {criterion: magnitude, pattern: 2:4, budget: {parameters: 0.5}}, sensitivity: {dataset: manual}}",
+            "need allocation: sensitivity or knapsack",
+        ),
+        (
+            "{prune: {criterion: magnitude, amount: 0.5, quality: {max_increase: 0.1}, allocation: knapsack}}",
+            "give one of them",
+        ),
+        ("{prune: {criterion: magnitude, budget: {}, allocation: knapsack}}", "exactly one of parameters"),
+        (
+            "{prune: {criterion: magnitude, budget: {flops: 0.5, bytes: 0.5}, allocation: knapsack}}",
+            "exactly one of parameters",
+        ),
+        (
+            "{prune: {criterion: magnitude, budget: {latency: 0.5}, allocation: knapsack}}",
+            "masks make no runtime faster",
+        ),
+        (
+            "{prune: {criterion: magnitude, quality: {max_increase: 0}, allocation: knapsack}}",
+            "greater than 0",
+        ),
+        (
+            "{prune: {criterion: magnitude, budget: {flop: 0.5}, allocation: knapsack}}",
+            "unknown key 'flop'; did you mean 'flops'",
+        ),
         ("{prune: {criterion: sparsegpt, amount: 0.5}}", "sparsegpt needs calibration data"),
         ("{prune: {criterion: magnitude, amount: 0.5, allocation: owl}}", "owl needs calibration data"),
         ("{prune: {criterion: magnitude, pattern: 2:4, allocation: erk}}", "allocation must be uniform"),

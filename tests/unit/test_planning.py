@@ -296,7 +296,8 @@ def test_who_asks_for_no_slices_gets_none(make_plan, fleet_text):
 
 
 @pytest.mark.parametrize(
-    "target", ["budget: {parameters: 0.5}", "quality: {max_increase: 0.1}", "amount: 0.5, allocation: knapsack"]
+    "target",
+    ["budget: {parameters: 0.5}", "quality: {max_increase: 0.1}", "amount: 0.5, allocation: knapsack"],
 )
 def test_a_budget_is_part_of_the_prune_unit_alone_and_gives_it_data(make_plan, fleet_text, target):
     more = target if "knapsack" in target else f"{target}, allocation: sensitivity"

@@ -15,6 +15,7 @@ from orchestrator.scheduling import Progress, Start, UnitState
 
 DURATIONS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 FINDING_KINDS = (
+    "budget_missed",
     "calibration_passes",
     "dead_input",
     "examples_differ",
@@ -32,10 +33,9 @@ FINDING_KINDS = (
     "nondeterminism",
     "not_computable",
     "not_finite",
-    "raised_damping",
-    "budget_missed",
-    "quality_missed",
     "not_optimal",
+    "quality_missed",
+    "raised_damping",
     "skipped_examples",
     "skipped_file",
     "skipped_layer",

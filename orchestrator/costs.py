@@ -16,6 +16,8 @@ TOKENS_PER_BYTE = 0.3  # of a dataset file; the split and the tokenizer are not 
 START_SECONDS = 0.3  # opening a model and its data
 INTERPRETER_BYTES = 700 * 2**20  # a worker that has imported torch and transformers
 HESSIANS_HELD_BYTES = 2**30  # as `tasks.hessians` limits them
+GRADIENTS_HELD_BYTES = 2**30  # as `tasks.gradients` limits them
+GRADIENTS_PER_WEIGHT = {"taylor": 1, "fisher": 2}  # float32 numbers while they are gathered
 INPUTS_SQUARED_PER_PARAMETER = (
     12  # the widest layer's inputs squared are at most a twelfth, as in BERT; less in larger ones
 )
@@ -105,9 +107,11 @@ def prior_seconds(unit: Unit, pool: Pool) -> float:
         tokens, passes = float(params["batch"] * params["sequence"]), 2.0 * params["repetitions"]
     if unit.reads_both:
         seconds, passes = seconds + model.bytes / COPY_BYTES_PER_SECOND, 2.0 * passes
+    if unit.step.params.get("criterion") in GRADIENTS_PER_WEIGHT:
+        passes += 3.0  # once forward and back
     if unit.task is TaskName.SENSITIVITY:
         layers = max(1.0, math.sqrt(model.parameters) / 40)  # layer counts grow with the root of the size
-        passes = 2.0 + len(unit.step.params["grid"]) * layers / unit.parts
+        passes += 1.0 + len(unit.step.params["grid"]) * layers / unit.parts
     return seconds + passes * 2.0 * model.parameters * tokens / speed
 
 
@@ -120,7 +124,7 @@ def memory_bytes(unit: Unit) -> int:
         TaskName.LATENCY: 2.0,
         TaskName.JUDGE: 0.0,
     }[unit.task] * (2.0 if unit.reads_both else 1.0)
-    return int(INTERPRETER_BYTES + copies * unit.model.bytes) + _hessian_bytes(unit)
+    return int(INTERPRETER_BYTES + copies * unit.model.bytes) + _hessian_bytes(unit) + _gradient_bytes(unit)
 
 
 def _hessian_bytes(unit: Unit) -> int:
@@ -129,6 +133,14 @@ def _hessian_bytes(unit: Unit) -> int:
         return 0
     widest = 4 * unit.model.parameters // INPUTS_SQUARED_PER_PARAMETER
     return min(HESSIANS_HELD_BYTES, 4 * unit.model.parameters) + 4 * widest
+
+
+def _gradient_bytes(unit: Unit) -> int:
+    """For taylor and fisher: the derivatives that are held at once, and about the weights again for the way back."""
+    held = GRADIENTS_PER_WEIGHT.get(unit.step.params.get("criterion", ""), 0)
+    if not held:
+        return 0
+    return min(GRADIENTS_HELD_BYTES, 4 * held * unit.model.parameters) + unit.model.bytes
 
 
 def money(seconds: float, pool: Pool) -> float:

@@ -47,6 +47,7 @@ FINDING_KINDS = (
     "unknown_flops",
     "unused_tensor",
     "zero_effect",
+    "zero_gradient",
 )
 """Kinds with a series of their own; every other kind is counted as `other`."""
 

@@ -18,6 +18,8 @@ VERSIONS: Mapping[str, int] = {**TASK_VERSIONS, "judge": 2}
 
 DEFAULT_SLICES = ("label", "confidence", "length")
 """What a recipe that names no slices is judged by; see `default_slices`. Part of the judge's key."""
+BY_ROW = ("wanda", "activation", "variance")
+"""Criteria whose scores tell inputs of the same output apart, and no outputs."""
 PARAMETERS_PER_SENSITIVITY_UNIT = (
     20_000_000  # a unit of this size is minutes on a CPU, so a lost one costs little
 )
@@ -210,7 +212,7 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
     sensitivity = prune = evaluate = latency = judge = None
     mask: dict[str, Any] = {}
     if recipe.prune:
-        scope = recipe.prune.scope or ("row" if recipe.prune.criterion == "wanda" else "tensor")
+        scope = recipe.prune.scope or ("row" if recipe.prune.criterion in BY_ROW else "tensor")
         mask = {
             "criterion": recipe.prune.criterion,
             "pattern": recipe.prune.pattern,

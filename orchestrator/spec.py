@@ -158,8 +158,11 @@ class QualitySpec(_Part):
 class PruneSpec(_Part):
     """What to remove: by which score, in which pattern, how much, and how it is spread over the layers."""
 
-    criterion: Literal["magnitude", "wanda", "sparsegpt", "random"]
-    """`sparsegpt` also changes the weights that stay, so that they make up for those that go; `random` is a baseline, drawn
+    criterion: Literal[
+        "magnitude", "wanda", "activation", "variance", "taylor", "fisher", "sparsegpt", "random"
+    ]
+    """Weights alone: `magnitude`. Weights and their inputs: `wanda`, `activation`, `variance`. Weights and gradients of the
+    loss: `taylor`, `fisher`. `sparsegpt` also changes the weights that stay, so that they make up for those that go; `random` is a baseline, drawn
     by the recipe's seed."""
     pattern: Annotated[str, StringConstraints(pattern=r"^(unstructured|[1-9][0-9]?:[1-9][0-9]?)$")] = (
         "unstructured"
@@ -172,7 +175,8 @@ class PruneSpec(_Part):
     quality: QualitySpec | None = None
     """In place of `amount`, for allocation sensitivity or knapsack: how much loss it may cost."""
     scope: Literal["tensor", "row"] | None = None
-    """Within what scores compete; the default is `row` for wanda, else `tensor`; sparsegpt: within blocks of 128 columns."""
+    """Within what scores compete; the default is `row` for wanda, activation and variance, else `tensor`; sparsegpt: within blocks of 128
+    columns."""
     allocation: Literal["uniform", "sensitivity", "knapsack", "erk", "owl"] = "uniform"
     """`sensitivity` interpolates between measured amounts, `knapsack` chooses the best combination of them; `erk` keeps most
     of small layers, `owl` of layers with outliers, and both meet `amount` exactly."""

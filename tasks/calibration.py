@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
-from math import prod
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from tasks.contract import BadInput, Dataset, Finding
 from tasks.data import read
 from tasks.fitting import Fitted, fit
 from tasks.models import Layer, Model
+from tasks.moments import Moments, moments_of, side_by_side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,8 @@ class Statistics:
     """Layers that no example came to; they have no squares."""
     findings: tuple[Finding, ...]
     """About the examples."""
+    moments: Mapping[str, Moments] = field(default_factory=dict)
+    """If they were asked for."""
 
 
 def input_norms(model: Model, layers: Sequence[Layer], dataset: Dataset) -> Statistics:
@@ -41,20 +43,26 @@ def input_norms(model: Model, layers: Sequence[Layer], dataset: Dataset) -> Stat
     return input_norms_over(model, layers, fit(read(dataset), model))
 
 
-def input_norms_over(model: Model, layers: Sequence[Layer], fitted: Fitted) -> Statistics:
-    """The statistics of the layers over examples that fit the model.
+def input_norms_over(
+    model: Model, layers: Sequence[Layer], fitted: Fitted, *, with_moments: bool = False
+) -> Statistics:
+    """The statistics of the layers over examples that fit the model, with the moments of their inputs if asked for.
 
     Only examples of the same length run together: without padding, no mask can be misapplied in models that
     flatten or route their tokens.
     """
     squares: dict[str, torch.Tensor] = {}
     tokens: dict[str, int] = {}
+    moments: dict[str, Moments] = {}
 
     def add(layer: Layer, module: nn.Module, inputs: torch.Tensor) -> None:
         total, count = _squares_of(layer, module, inputs)
         if count:
             squares[layer.name] = squares[layer.name] + total if layer.name in squares else total
             tokens[layer.name] = tokens.get(layer.name, 0) + count
+            if with_moments:
+                here = _moments_of_inputs(layer, module, inputs)
+                moments[layer.name] = moments[layer.name].and_of(here) if layer.name in moments else here
 
     with torch.inference_mode(), watching(model.module, layers, add):
         for batch in batches(fitted, model, padded=False):
@@ -65,6 +73,7 @@ def input_norms_over(model: Model, layers: Sequence[Layer], fitted: Fitted) -> S
         tokens=tokens,
         unreached=tuple(layer.name for layer in layers if layer.name not in squares),
         findings=fitted.findings,
+        moments={name: moment.clone() for name, moment in moments.items()},
     )
 
 
@@ -113,8 +122,23 @@ def _squares_of(layer: Layer, module: nn.Module, inputs: torch.Tensor) -> tuple[
     return vectors.float().square().sum(0, dtype=torch.float64), len(vectors)
 
 
+def _moments_of_inputs(layer: Layer, module: nn.Module, inputs: torch.Tensor) -> Moments:
+    if not isinstance(module, nn.Conv1d | nn.Conv2d):
+        return moments_of(inputs.reshape(-1, layer.inputs).float(), [0])
+    return side_by_side([moments_of(window, around) for window, around in _windows(module, inputs)])
+
+
 def _squares_of_convolution(module: nn.Conv1d | nn.Conv2d, inputs: torch.Tensor) -> tuple[torch.Tensor, int]:
     """What summing the squares of the unfolded input gives, one kernel element at a time instead of all at once."""
+    elements, count = [], 0
+    for window, around in _windows(module, inputs):
+        elements.append(window.square().sum(around, dtype=torch.float64))
+        count = window.numel() // max(1, window.shape[1])
+    return torch.stack(elements, dim=1).flatten(), count
+
+
+def _windows(module: nn.Conv1d | nn.Conv2d, inputs: torch.Tensor) -> Iterator[tuple[torch.Tensor, list[int]]]:
+    """What each element of the kernel sees, [examples, channels, places, …], and the dimensions beside the channels."""
     spatial = len(module.kernel_size)
     padded = padded_for(module, inputs)
     places = [
@@ -123,13 +147,10 @@ def _squares_of_convolution(module: nn.Conv1d | nn.Conv2d, inputs: torch.Tensor)
         + 1
         for axis in range(spatial)
     ]
-    elements = []
     for offsets in product(*map(range, module.kernel_size)):
         window = padded
         for axis, offset in enumerate(offsets):
             start = offset * module.dilation[axis]
             stop = start + module.stride[axis] * (places[axis] - 1) + 1
             window = window[(slice(None),) * (2 + axis) + (slice(start, stop, module.stride[axis]),)]
-        around = [0, *range(2, 2 + spatial)]
-        elements.append(window.square().sum(around, dtype=torch.float64))
-    return torch.stack(elements, dim=1).flatten(), len(inputs) * prod(places)
+        yield window, [0, *range(2, 2 + spatial)]

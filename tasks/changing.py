@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from tasks.allocation import Allocation
-from tasks.calibration import Statistics
 from tasks.contract import BadInput
-from tasks.criteria import Criterion
+from tasks.criteria import Criterion, Seen
 from tasks.masking import mask_layer, zeroed
 from tasks.models import Layer, Model
 from tasks.patterns import NotANumber
@@ -57,14 +56,14 @@ def changes(
     return change
 
 
-def masking(recipe: Recipe, criterion: Criterion, statistics: Statistics | None) -> Change:
+def masking(recipe: Recipe, criterion: Criterion, seen_by: Callable[[Layer], Seen]) -> Change:
     """Zeros where the scores are lowest; what stays stays as it is."""
 
     def change(layer: Layer, weight: torch.Tensor, amount: float) -> tuple[Outcome, Iterable[memoryview]]:
-        squares = statistics.squares[layer.name].cpu() if criterion.needs_activations and statistics else None
         masked = mask_layer(
-            criterion, layer, weight, squares, amount=amount, pattern=recipe.pattern, scope=recipe.scope
-        )
+            criterion, layer, weight, seen_by(layer),
+            amount=amount, pattern=recipe.pattern, scope=recipe.scope,
+        )  # fmt: skip
         return Outcome(pruned=masked.pruned, error=masked.error), zeroed(layer, weight, masked.mask)
 
     return change

@@ -14,7 +14,7 @@ import torch
 
 from tasks.allocation import Allocation
 from tasks.contract import BadInput
-from tasks.criteria import CRITERIA, layer_score
+from tasks.criteria import CRITERIA, Seen, layer_score, norms_by_row
 from tasks.models import Layer
 from tasks.patterns import pruned_count
 
@@ -51,10 +51,10 @@ def outlier_share(layer: Layer, weight: torch.Tensor, squares: torch.Tensor) -> 
     """The share of a layer's Wanda scores that exceed MULTIPLE times their mean."""
     step = max(1, _BLOCK * layer.outputs // max(1, layer.parameters))
     parts = [slice(start, start + step) for start in range(0, layer.outputs, step)]
-    wanda = CRITERIA["wanda"]
-    total = sum(float(layer_score(wanda, layer, weight, squares, part).double().sum()) for part in parts)
+    wanda, seen = CRITERIA["wanda"], Seen(norms=norms_by_row(layer, squares))
+    total = sum(float(layer_score(wanda, layer, weight, seen, part).double().sum()) for part in parts)
     limit = MULTIPLE * total / layer.parameters
-    above = sum(int((layer_score(wanda, layer, weight, squares, part) > limit).sum()) for part in parts)
+    above = sum(int((layer_score(wanda, layer, weight, seen, part) > limit).sum()) for part in parts)
     return above / layer.parameters
 
 

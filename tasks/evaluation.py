@@ -71,7 +71,7 @@ def run(work: Work) -> Product:
 def score(model: Model, batch: Batch) -> Scores:
     """The losses of a batch, in float32 whatever the model's dtype."""
     with torch.inference_mode():
-        return _score(model, logits_of(model, batch), batch)
+        return scores_of(model, logits_of(model, batch), batch)
 
 
 def _check_metric(model: Model, label_free: bool) -> None:
@@ -89,7 +89,7 @@ def _refuse(model: Model, why: str, do: str) -> NoReturn:
 def _measure(model: Model, dense: Model | None, batch: Batch) -> tuple[Scores, list[dict[str, Any]]]:
     with torch.inference_mode():
         logits = logits_of(model, batch)
-        scores = _score(model, logits, batch)
+        scores = scores_of(model, logits, batch)
         return scores, [] if dense is None else _shifts(model, logits_of(dense, batch), logits, batch)
 
 
@@ -101,7 +101,8 @@ def _shifts(model: Model, dense: torch.Tensor, pruned: torch.Tensor, batch: Batc
     return [_shift_columns(shift) for shift in shifts(dense, pruned, batch)]
 
 
-def _score(model: Model, logits: torch.Tensor, batch: Batch) -> Scores:
+def scores_of(model: Model, logits: torch.Tensor, batch: Batch) -> Scores:
+    """What the answers to a batch are worth; the losses lead back to the logits where gradients are kept."""
     if model.family == "causal_lm":
         return _score_texts(logits, batch)
     answer = answer_of(model.family)

@@ -35,7 +35,7 @@ def _gather(model: Model, fitted: Fitted, layers: Sequence[Layer]) -> dict[str, 
     def add(layer: Layer, module: nn.Module, inputs: torch.Tensor) -> None:
         if isinstance(module, nn.Conv1d | nn.Conv2d):
             for at in range(len(inputs)):  # unfolded, an example is as often there as the kernel has elements
-                _add_(sums[layer.name], _unfolded(module, inputs[at : at + 1]))
+                _add_(sums[layer.name], unfolded(module, inputs[at : at + 1]))
         else:
             _add_(sums[layer.name], inputs.reshape(-1, layer.inputs).float())
 
@@ -50,7 +50,7 @@ def _add_(total: torch.Tensor, vectors: torch.Tensor) -> None:
     total.addmm_(vectors.t(), vectors)
 
 
-def _unfolded(module: nn.Conv1d | nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
+def unfolded(module: nn.Conv1d | nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
     """What the kernel sees at each place, [places, inputs]."""
     padded = padded_for(module, inputs)
     sizes = [(tuple(getattr(module, name))) for name in ("kernel_size", "dilation", "stride")]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tasks.criteria import Criterion, layer_score
+from tasks.criteria import Criterion, Seen, layer_score
 from tasks.models import Layer, rows_of
 from tasks.patterns import UNSTRUCTURED, NotANumber, mask_of
 
@@ -34,7 +34,7 @@ def mask_layer(
     criterion: Criterion,
     layer: Layer,
     weight: torch.Tensor,
-    squares: torch.Tensor | None,
+    seen: Seen,
     *,
     amount: float,
     pattern: str,
@@ -48,7 +48,7 @@ def mask_layer(
     lost = total = 0.0
     for start in range(0, layer.outputs, step):
         rows = slice(start, start + step)
-        score = layer_score(criterion, layer, weight, squares, rows)
+        score = layer_score(criterion, layer, weight, seen, rows)
         mask[rows] = mask_of(score, amount, pattern, scope)
         measure = score if criterion.seed is None else rows_of(layer, weight)[rows].abs()
         lost_here, total_here = _squares(measure, mask[rows])

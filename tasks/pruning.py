@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.accounts import findings_of, measure, write_mark
-from tasks.calibration import Statistics, input_norms_over
+from tasks.calibration import Statistics
 from tasks.changing import changes, masking
-from tasks.contract import BadInput, Finding, Product, Work
-from tasks.criteria import criterion_named
+from tasks.contract import Finding, Product, Work
+from tasks.criteria import Criterion, criterion_named
 from tasks.data import read
 from tasks.dividing import divide
 from tasks.fitting import Fitted, fit
-from tasks.models import Model, load, load_afresh, outline
+from tasks.gathering import Gathered, gathered, statistics_for
+from tasks.models import Layer, Model, load, load_afresh, outline
 from tasks.promises import broken_promises, kept_promises, loss_over
 from tasks.recipes import bad_recipe, read_recipe
-from tasks.selection import Selection, select_layers, without_groups
+from tasks.selection import Selection, in_stored_order, select_layers, without_groups, without_unreached
 from tasks.sweeping import Outcome, findings_of_sweeps, hessians_as_stored, sweeping
 from tasks.weights import open_checkpoint, write_like
 
@@ -36,16 +38,17 @@ def run(work: Work) -> Product:
     criterion = criterion_named(recipe.criterion, work.seed)
     if criterion.reconstructs:
         selection = without_groups(selection)
-    needs_statistics = criterion.needs_activations or recipe.allocation == "owl"
+    needs_statistics = criterion.needs_data or recipe.allocation == "owl"
     calibration = None
     if needs_statistics or recipe.promises:
-        calibration = _calibrate(work, selection, needs_statistics)
+        calibration = _calibrate(work, selection, criterion, needs_statistics)
     statistics = calibration.statistics if calibration else None
-    selection = _reached(selection, statistics)
+    selection = without_unreached(selection, statistics.unreached if statistics else ())
+    seen = _seen(criterion, calibration, in_stored_order(model, selection.layers))
     allocation = divide(recipe, model, selection.layers, statistics, work)
     outcomes: dict[str, Outcome] = {}
     matrices = None
-    change = masking(recipe, criterion, statistics)
+    change = masking(recipe, criterion, seen.of)
     if criterion.reconstructs and calibration:
         matrices = hessians_as_stored(model, selection.layers, calibration.model, calibration.fitted)
         change = sweeping(recipe.pattern, recipe.scope, matrices)
@@ -68,6 +71,7 @@ def run(work: Work) -> Product:
         *(statistics.findings if statistics else ()),
         *file_findings,
         *findings_of(selection.layers, recipe, rows, outcomes, statistics, artifact),
+        *seen.findings(),
         *(findings_of_sweeps(outcomes, matrices) if matrices else ()),
         *promises,
     )
@@ -83,12 +87,14 @@ class _Calibration:
     statistics: Statistics | None
 
 
-def _calibrate(work: Work, selection: Selection, needs_statistics: bool) -> _Calibration:
+def _calibrate(
+    work: Work, selection: Selection, criterion: Criterion, needs_statistics: bool
+) -> _Calibration:
     if "calibration" not in work.datasets:
         raise bad_recipe("the criterion or allocation needs activations and there is no calibration data")
     model = load(work.model, work.device)
     fitted = fit(read(work.datasets["calibration"]), model)
-    statistics = input_norms_over(model, selection.layers, fitted) if needs_statistics else None
+    statistics = statistics_for(criterion, model, selection.layers, fitted) if needs_statistics else None
     return _Calibration(model=model, fitted=fitted, statistics=statistics)
 
 
@@ -97,15 +103,7 @@ def _loss_of_written(work: Work, fitted: Fitted) -> float:
     return loss_over(load_afresh(work.output, work.device), fitted)
 
 
-def _reached(selection: Selection, statistics: Statistics | None) -> Selection:
-    """Without the layers that no calibration example came to: they have no scores."""
-    if statistics is None or not statistics.unreached:
-        return selection
-    message = "no calibration example reaches it, so it has no scores"
-    left = tuple(layer for layer in selection.layers if layer.name not in statistics.unreached)
-    if not left:
-        raise BadInput("there is nothing to prune", why=message, do="Use other calibration data.")
-    lost = tuple(
-        Finding(kind="skipped_layer", subject=name, message=message) for name in statistics.unreached
-    )
-    return Selection(layers=left, findings=(*selection.findings, *lost))
+def _seen(criterion: Criterion, calibration: _Calibration | None, layers: Sequence[Layer]) -> Gathered:
+    if calibration is None or not criterion.needs_data:
+        return Gathered()
+    return gathered(criterion, calibration.statistics, calibration.model, layers, calibration.fitted)

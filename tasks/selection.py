@@ -79,6 +79,24 @@ def stored_names(model: Model, layer: Layer) -> tuple[str, ...]:
     )
 
 
+def in_stored_order(model: Model, layers: Sequence[Layer]) -> list[Layer]:
+    """The layers as their tensors come in the files."""
+    place = {name: index for index, name in enumerate(model.checkpoint.names)}
+    return sorted(layers, key=lambda layer: place[stored_names(model, layer)[0]])
+
+
+def without_unreached(selection: Selection, unreached: Sequence[str]) -> Selection:
+    """Without the layers that no calibration example came to: they have no scores."""
+    if not unreached:
+        return selection
+    message = "no calibration example reaches it, so it has no scores"
+    left = tuple(layer for layer in selection.layers if layer.name not in unreached)
+    if not left:
+        raise BadInput("there is nothing to prune", why=message, do="Use other calibration data.")
+    lost = (Finding(kind="skipped_layer", subject=name, message=message) for name in unreached)
+    return Selection(layers=left, findings=(*selection.findings, *lost))
+
+
 def _reason_to_skip(model: Model, layer: Layer, pattern: str) -> str:
     stored = stored_names(model, layer)
     if not stored:

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.batches import batches
-from tasks.calibration import input_norms_over
 from tasks.chains import chain_of, survey
 from tasks.contract import BadInput, Finding, Product, Row, Work
-from tasks.criteria import criterion_named
+from tasks.criteria import Criterion, criterion_named
 from tasks.data import Examples, read
 from tasks.differences import Sums, difference, mean_loss
 from tasks.evaluation import Scores
 from tasks.families import answer_of
 from tasks.fitting import Fitted, fit
+from tasks.gathering import Gathered, gathered, statistics_for
 from tasks.hessians import hessians
 from tasks.models import Layer, Model, load
 from tasks.patterns import kept_of_group
@@ -63,38 +63,45 @@ def run(work: Work) -> Product:
     examples = read(work.datasets["calibration"])
     fitted = fit(examples, model)
     findings.extend(fitted.findings)
-    trials = _trials(model, work, layers, fitted, findings)
-    layers = tuple(layer for layer in layers if trials.squares is None or layer.name in trials.squares)
+    criterion = criterion_named(work.params["criterion"], work.seed)
+    seen = Gathered()
+    if criterion.needs_data:
+        layers, seen = _calibrate(criterion, model, layers, fitted, findings)
+    trials = _trials(model, work, criterion, layers, fitted, seen)
     grid = _grid(model, trials, layers, fitted)
     _check_dense(grid.dense, examples, fitted)
     rows: dict[str, list[Row]] = {}
     for layer in sorted(layers, key=lambda layer: grid.stages[layer.name]):
         rows[layer.name] = list(_measure(grid, layer, str(work.params["criterion"])))
         findings.extend(_doubts(layer, rows[layer.name]))
-    findings.extend(_full_runs(grid))
+    findings.extend((*_full_runs(grid), *seen.findings()))
     in_model_order = [row for layer in layers for row in rows[layer.name]]
     return Product(tables={"sensitivity": in_model_order}, findings=findings)
 
 
+def _calibrate(
+    criterion: Criterion, model: Model, layers: Sequence[Layer], fitted: Fitted, findings: list[Finding]
+) -> tuple[tuple[Layer, ...], Gathered]:
+    """The layers that some example reaches, and what the criterion asks for about them."""
+    statistics = statistics_for(criterion, model, layers, fitted)
+    for name in statistics.unreached:
+        message = "no calibration example reaches it, so it has no scores and is not tried"
+        findings.append(Finding(kind="skipped_layer", subject=name, message=message))
+    reached = tuple(layer for layer in layers if layer.name not in statistics.unreached)
+    return reached, gathered(criterion, statistics, model, reached, fitted)
+
+
 def _trials(
-    model: Model, work: Work, layers: Sequence[Layer], fitted: Fitted, findings: list[Finding]
+    model: Model, work: Work, criterion: Criterion, layers: Sequence[Layer], fitted: Fitted, seen: Gathered
 ) -> Trials:
-    criterion = criterion_named(work.params["criterion"], work.seed)
     pattern = work.params["pattern"]
     groups = kept_of_group(pattern)
-    squares = None
-    if criterion.needs_activations:
-        statistics = input_norms_over(model, layers, fitted)
-        squares = statistics.squares
-        for name in statistics.unreached:
-            message = "no calibration example reaches it, so it has no scores and is not tried"
-            findings.append(Finding(kind="skipped_layer", subject=name, message=message))
     return Trials(
         criterion=criterion,
         pattern=pattern,
         scope=work.params["scope"],
         amounts=work.params["grid"] if groups is None else [1 - groups[0] / groups[1]],
-        squares=squares,
+        seen_by=seen.of,
         matrices=hessians(model, layers, fitted) if criterion.reconstructs else None,
     )
 

@@ -14,7 +14,7 @@ from tasks.models import Layer, Model
 from tasks.passes import Passes
 from tasks.reconstruct import DAMPINGS, factor_of, reconstruct
 from tasks.recount import digest_of
-from tasks.selection import stored_names
+from tasks.selection import in_stored_order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +36,7 @@ Change = Callable[[Layer, torch.Tensor, float], tuple[Outcome, Iterable[memoryvi
 
 def hessians_as_stored(model: Model, layers: Sequence[Layer], running: Model, fitted: Fitted) -> Passes:
     """The Hessians, for layers that are asked for in the order in which their tensors are stored."""
-    place = {name: index for index, name in enumerate(model.checkpoint.names)}
-    in_order = sorted(layers, key=lambda layer: place[stored_names(model, layer)[0]])
-    return hessians(running, in_order, fitted)
+    return hessians(running, in_stored_order(model, layers), fitted)
 
 
 def sweeping(pattern: str, scope: str | None, matrices: Passes) -> Change:

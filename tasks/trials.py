@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from tasks.criteria import Criterion, layer_score
+from tasks.criteria import NOTHING, Criterion, Seen, layer_score
 from tasks.models import Layer, rows_of
 from tasks.passes import Passes
 from tasks.patterns import mask_of
@@ -24,8 +24,8 @@ class Trials:
     pattern: str
     scope: str | None
     amounts: Sequence[float]
-    squares: Mapping[str, torch.Tensor] | None
-    """Of each layer's inputs, if the criterion asks for them."""
+    seen_by: Callable[[Layer], Seen] = lambda layer: NOTHING
+    """What the criterion asks for about a layer."""
     matrices: Passes | None = None
     """The Hessians, if the criterion reconstructs."""
 
@@ -45,8 +45,7 @@ class Trials:
 
     def masks(self, layer: Layer, weight: torch.Tensor) -> Iterator[tuple[float, torch.Tensor]]:
         """(amount, what goes) for each amount; the mask is [outputs, inputs / groups]."""
-        squares = None if self.squares is None else self.squares[layer.name]
-        score = layer_score(self.criterion, layer, weight, squares)
+        score = layer_score(self.criterion, layer, weight, self.seen_by(layer))
         for amount in self.amounts:
             yield amount, mask_of(score, amount, self.pattern, self.scope)
 

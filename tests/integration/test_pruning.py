@@ -441,9 +441,7 @@ def test_weights_at_the_edges_of_float32_have_a_true_reconstruction_error(tmp_pa
 def test_scores_that_are_no_numbers_are_the_criterions_fault(tmp_path, tiny_model, monkeypatch, value):
     import tasks.criteria
 
-    broken = tasks.criteria.Criterion(
-        score=lambda weight, norms: torch.full_like(weight, float(value)), needs_activations=False
-    )
+    broken = tasks.criteria.Criterion(score=lambda weight, seen: torch.full_like(weight, float(value)))
     monkeypatch.setattr(tasks.criteria, "CRITERIA", {"broken": broken})
     with pytest.raises(BadInput, match="broken gives NaN or infinity") as caught:
         prune(tiny_model(tmp_path / "m", "MLPForClassification"), tmp_path / "out", criterion="broken")

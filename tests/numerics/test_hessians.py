@@ -13,7 +13,7 @@ from tasks.calibration import input_norms
 from tasks.contract import Dataset
 from tasks.data import read
 from tasks.fitting import fit
-from tasks.hessians import _unfolded, hessian_bytes, hessians
+from tasks.hessians import hessian_bytes, hessians, unfolded
 from tasks.models import Layer, load, prunable_layers
 from tasks.passes import Passes
 
@@ -69,7 +69,7 @@ def test_a_small_limit_takes_more_passes_and_changes_no_bit(tmp_path, tiny_model
 def test_what_the_kernel_sees_times_the_kernel_is_the_convolution(module):
     spatial = (7, 9) if isinstance(module, nn.Conv2d) else (11,)
     given = torch.randn(1, 2, *spatial, generator=torch.Generator().manual_seed(0))
-    seen = _unfolded(module, given)
+    seen = unfolded(module, given)
     with torch.no_grad():
         expected = module(given) - module.bias.reshape(-1, *(1 for _ in spatial))
         found = (seen @ module.weight.reshape(3, -1).T).T.reshape(expected.shape[1:])

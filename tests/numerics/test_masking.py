@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import tasks.masking
-from tasks.criteria import CRITERIA, Criterion, layer_score
+from tasks.criteria import CRITERIA, NOTHING, Criterion, Seen, layer_score, norms_by_row
 from tasks.masking import mask_layer, zeroed
 from tasks.models import Layer, prunable_layers
 from tasks.patterns import NotANumber, mask_of
@@ -35,11 +35,12 @@ def layers() -> list[tuple[Layer, torch.Tensor]]:
 def test_blocks_of_rows_change_nothing(monkeypatch, pattern, scope, amount, criterion, block):
     monkeypatch.setattr(tasks.masking, "_BLOCK", block)
     for layer, weight in layers():
-        squares = torch.rand(layer.inputs, dtype=torch.float64) if criterion == "wanda" else None
-        score = layer_score(CRITERIA[criterion], layer, weight, squares)
+        squares = torch.rand(layer.inputs, dtype=torch.float64)
+        seen = Seen(norms=norms_by_row(layer, squares)) if criterion == "wanda" else NOTHING
+        score = layer_score(CRITERIA[criterion], layer, weight, seen)
         expected = mask_of(score, amount, pattern, scope)
         found = mask_layer(
-            CRITERIA[criterion], layer, weight, squares, amount=amount, pattern=pattern, scope=scope
+            CRITERIA[criterion], layer, weight, seen, amount=amount, pattern=pattern, scope=scope
         )
         assert torch.equal(found.mask, expected)
         assert found.pruned == int(expected.sum())
@@ -62,7 +63,13 @@ def test_the_bytes_are_those_of_the_weight_with_positive_zeros(dtype):
 def test_a_weight_of_zeros_loses_nothing():
     layer = prunable_layers(nn.Sequential(nn.Linear(4, 4)))[0]
     found = mask_layer(
-        CRITERIA["magnitude"], layer, torch.zeros(4, 4), None, amount=0.5, pattern="unstructured", scope=None
+        CRITERIA["magnitude"],
+        layer,
+        torch.zeros(4, 4),
+        NOTHING,
+        amount=0.5,
+        pattern="unstructured",
+        scope=None,
     )
     assert (found.pruned, found.error) == (8, 0.0)
 
@@ -72,7 +79,7 @@ def test_errors_are_true_where_squares_leave_float32(scale):
     layer = prunable_layers(nn.Sequential(nn.Linear(2, 1)))[0]
     weight = torch.tensor([[0.5, 1.0]]) * scale
     found = mask_layer(
-        CRITERIA["magnitude"], layer, weight, None, amount=0.5, pattern="unstructured", scope=None
+        CRITERIA["magnitude"], layer, weight, NOTHING, amount=0.5, pattern="unstructured", scope=None
     )
     assert found.error == pytest.approx(0.2, rel=1e-6)
 
@@ -81,6 +88,6 @@ def test_errors_are_true_where_squares_leave_float32(scale):
 @pytest.mark.parametrize("scope", ["tensor", "row"])
 def test_scores_that_are_no_finite_numbers_are_refused(value, scope):
     layer = prunable_layers(nn.Sequential(nn.Linear(4, 4)))[0]
-    broken = Criterion(score=lambda weight, norms: torch.full_like(weight, value), needs_activations=False)
+    broken = Criterion(score=lambda weight, seen: torch.full_like(weight, value))
     with pytest.raises(NotANumber):
-        mask_layer(broken, layer, torch.ones(4, 4), None, amount=0.5, pattern="unstructured", scope=scope)
+        mask_layer(broken, layer, torch.ones(4, 4), NOTHING, amount=0.5, pattern="unstructured", scope=scope)

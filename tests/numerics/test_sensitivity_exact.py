@@ -20,7 +20,7 @@ from tasks import batches as batching
 from tasks.batches import batches
 from tasks.calibration import input_norms
 from tasks.contract import BadInput, Dataset, Work
-from tasks.criteria import CRITERIA
+from tasks.criteria import CRITERIA, Seen, norms_by_row
 from tasks.data import read
 from tasks.evaluation import score
 from tasks.fitting import Fitted, fit
@@ -400,12 +400,13 @@ def test_what_the_trial_zeroes_is_what_the_prune_task_zeroes(measure, tmp_path):
         model = load(work.model)
         written = load(output).module.state_dict()
         layers = prunable_layers(model.module)
+        squares = input_norms(model, layers, work.datasets["calibration"]).squares
         trials = Trials(
             criterion=CRITERIA["wanda"],
             pattern="unstructured",
             scope="row",
             amounts=[0.4],
-            squares=input_norms(model, layers, work.datasets["calibration"]).squares,
+            seen_by=lambda layer, squares=squares: Seen(norms=norms_by_row(layer, squares[layer.name])),
         )
         for layer in layers:
             ((_, mask),) = trials.masks(layer, model.module.get_parameter(layer.weight))

@@ -78,6 +78,24 @@ def test_sparsegpt_needs_room_for_hessians(make_plan, make_model, fleet_text):
     assert more["evaluate"] == more["judge"] == 0
 
 
+@pytest.mark.parametrize(("criterion", "held"), [("taylor", 4 * 10**8), ("fisher", 8 * 10**8)])
+def test_gradients_need_room_and_time(make_plan, make_model, make_pool, fleet_text, criterion, held):
+    model = make_model(bytes=2 * 10**8, parameters=10**8)
+    memory, seconds = [], []
+    for name in ("wanda", criterion):
+        plan = make_plan([model], text=fleet_text.replace("criterion: wanda", f"criterion: {name}"))
+        units = [unit for unit in plan.units.values() if unit.recipe == "half"]
+        memory.append({unit.task: memory_bytes(unit) for unit in units})
+        seconds.append({unit.task: prior_seconds(unit, make_pool()) for unit in units})
+    more = {task.value: memory[1][task] - memory[0][task] for task in memory[0]}
+    assert more["prune"] == more["sensitivity"] == held + 2 * 10**8
+    assert more["evaluate"] == more["judge"] == 0
+    assert {task.value for task in seconds[0] if seconds[1][task] > seconds[0][task]} == {
+        "prune",
+        "sensitivity",
+    }
+
+
 def test_an_hour_of_a_whole_pool_costs_its_price(make_pool):
     pool = make_pool(cpus=4.0, price_per_hour=8.0)
     assert money(3600, pool) == pytest.approx(2.0)

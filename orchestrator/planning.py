@@ -230,7 +230,7 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
             "amount": recipe.prune.share,
             "allocation": recipe.prune.allocation,
             "max_amount": recipe.prune.max_amount if recipe.prune.allocation != "uniform" else 1.0,
-            **recipe.prune.targets,
+            **recipe.prune.extras,
         }
         prune = _step(TaskName.PRUNE, params, _calibration_of(recipe, ref), recipe.seed)
     if recipe.evaluate:

@@ -83,6 +83,15 @@ _TABLES: Mapping[str, Sequence[tuple[str, pa.DataType]]] = {
         ("least_increase", pa.float64()),
         ("measured_increase", pa.float64()),
     ],
+    "recoveries": [
+        ("step", pa.string()),
+        ("loss_before", pa.float64()),
+        ("loss_after", pa.float64()),
+        ("kept", pa.bool_()),
+        ("steps", pa.int64()),
+        ("tensors", pa.int64()),
+        ("samples", pa.int64()),
+    ],
     "outcomes": [
         ("example", pa.int64()),
         ("slices", pa.map_(pa.string(), pa.string())),
@@ -182,7 +191,7 @@ TABLES: Mapping[str, pa.Schema] = {
 
 RESULT_TABLES: Mapping[str, tuple[str, ...]] = {
     "sensitivity": ("sensitivity",),
-    "prune": ("layers", "artifacts"),
+    "prune": ("layers", "artifacts", "recoveries"),
     "evaluate": ("outcomes",),
     "latency": ("latencies",),
     "judge": ("evaluations", "verdicts"),
@@ -192,7 +201,9 @@ RESULT_TABLES: Mapping[str, tuple[str, ...]] = {
 CLOCKED = frozenset({"latency"})
 """Tasks whose rows are a clock's: two computations of one unit never agree, which says nothing against either."""
 
-FOLDED = ("units", "sensitivity", "layers", "artifacts", "evaluations", "latencies", "verdicts", "findings")
+FOLDED = (
+    "units", "sensitivity", "layers", "artifacts", "recoveries", "evaluations", "latencies", "verdicts", "findings"
+)  # fmt: skip
 """Tables folded from result objects. `outcomes` stays in them: one row an example is no index."""
 
 

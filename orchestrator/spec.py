@@ -124,6 +124,11 @@ class SensitivitySpec(_Part):
         return self
 
 
+def _defaults(value: Any) -> Any:
+    """`true` and `false` -> the defaults, or nothing."""
+    return ({} if value else None) if isinstance(value, bool) else value
+
+
 class BudgetSpec(_Part):
     """How much of the dense model may remain, embeddings and all included: one of these, as a share from 0 to 1."""
 
@@ -155,6 +160,31 @@ class QualitySpec(_Part):
     """Of the loss on the calibration data, relative to the dense one; losses of layers are taken to add up."""
 
 
+class DistillSpec(_Part):
+    """Let the pruned model learn to answer as the dense one does, its zeros held, by AdamW on the calibration data."""
+
+    steps: Annotated[int, Field(gt=0, le=100_000)] = 100
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
+    temperature: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
+
+
+class RecoverSpec(_Part):
+    """Win back what pruning cost. A fifth of the calibration data is held out; a step that does not lower its loss is undone."""
+
+    bias: bool = False
+    """Biases make up for what removed weights gave on average."""
+    batch_norm: bool = False
+    """Running means and variances are estimated again, over all calibration examples."""
+    distill: Annotated[DistillSpec | None, BeforeValidator(_defaults)] = None
+    """`true`, or how; the default is not to."""
+
+    @model_validator(mode="after")
+    def _something(self) -> RecoverSpec:
+        if not (self.bias or self.batch_norm or self.distill):
+            raise ValueError("recover names none of bias, batch_norm, distill")
+        return self
+
+
 class PruneSpec(_Part):
     """What to remove: by which score, in which pattern, how much, and how it is spread over the layers."""
 
@@ -184,6 +214,8 @@ class PruneSpec(_Part):
     """No layer is pruned beyond this by an allocation that is not uniform."""
     skip: tuple[str, ...] = ()
     """Shell-style patterns of layers to leave alone; each must match something."""
+    recover: RecoverSpec | None = None
+    """What is done about the loss afterwards, on the calibration data; the default is nothing."""
     dataset: str | None = None
     """Calibration data; the default is that of `sensitivity`."""
     split: str | None = None
@@ -220,16 +252,16 @@ class PruneSpec(_Part):
         return self.allocation in ("sensitivity", "knapsack")
 
     @property
-    def targets(self) -> dict[str, dict[str, float]]:
-        """`budget` or `quality`, if it stands in for the amount."""
-        named = {"budget": self.budget, "quality": self.quality}
+    def extras(self) -> dict[str, dict[str, Any]]:
+        """`budget`, `quality` and `recover` as params, where they are given."""
+        named = {"budget": self.budget, "quality": self.quality, "recover": self.recover}
         return {name: found.model_dump(exclude_none=True) for name, found in named.items() if found}
 
     @property
     def needs_data(self) -> bool:
         """Whether scores or the allocation depend on calibration data, and not on the weights alone."""
         scores = self.criterion not in ("magnitude", "random") or self.allocation == "owl"
-        return scores or self.allocation == "knapsack" or bool(self.targets)
+        return scores or self.allocation == "knapsack" or bool(self.extras)
 
     @property
     def share(self) -> float | None:
@@ -251,11 +283,6 @@ class LatencySpec(_Part):
     """Blocks of two passes of either model; with fewer than six there is no interval."""
 
 
-def _latency(value: Any) -> Any:
-    """`true` and `false` -> the defaults, or nothing."""
-    return ({} if value else None) if isinstance(value, bool) else value
-
-
 class EvaluateSpec(_Part):
     """Measure quality, dense and pruned, on the same examples."""
 
@@ -269,7 +296,7 @@ class EvaluateSpec(_Part):
     slices: tuple[str, ...] | None = None
     """The default is the dataset's `slice_by`, or else each label, and tenths of the dense model's confidence and of the
     length of texts; `[]` is none."""
-    latency: Annotated[LatencySpec | None, BeforeValidator(_latency)] = None
+    latency: Annotated[LatencySpec | None, BeforeValidator(_defaults)] = None
     """`true`, or how to time the pruned model against the dense one; the default is not to."""
 
 
@@ -325,11 +352,12 @@ class RecipeSpec(_Part):
             if self.prune.is_measured and self.sensitivity is None:
                 raise ValueError(f"allocation: {self.prune.allocation} needs a sensitivity step")
             if self.prune.needs_data and self.prune.dataset is None and self.sensitivity is None:
-                owl = self.prune.allocation == "owl"
-                raise ValueError(
-                    f"{'allocation: owl' if owl else f'criterion: {self.prune.criterion}'} needs calibration data: "
-                    "set prune.dataset, or a sensitivity step"
-                )
+                what = f"criterion: {self.prune.criterion}"
+                if self.prune.allocation == "owl":
+                    what = "allocation: owl"
+                elif self.prune.recover and self.prune.criterion in ("magnitude", "random"):
+                    what = "recover"
+                raise ValueError(f"{what} needs calibration data: set prune.dataset, or a sensitivity step")
         return self
 
 
@@ -413,6 +441,7 @@ def json_schema() -> str:
     schema["title"] = "prunefleet fleet file"
     schema["properties"]["store"] = {"anyOf": [{"type": "string"}, schema["properties"]["store"]]}
     schema["$defs"]["EvaluateSpec"]["properties"]["latency"]["anyOf"].insert(0, {"type": "boolean"})
+    schema["$defs"]["RecoverSpec"]["properties"]["distill"]["anyOf"].insert(0, {"type": "boolean"})
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -463,6 +492,8 @@ def _known_keys(path: yamltext.Path) -> list[str]:
         "prune": PruneSpec,
         "budget": BudgetSpec,
         "quality": QualitySpec,
+        "recover": RecoverSpec,
+        "distill": DistillSpec,
         "evaluate": EvaluateSpec,
         "latency": LatencySpec,
         "gates": GatesSpec,

@@ -30,18 +30,22 @@ def measure(
     recipe: Recipe,
     allocation: Allocation,
     outcomes: Mapping[str, Outcome],
+    retouched: Mapping[str, str],
 ) -> tuple[list[Row], dict[str, Any]]:
     """The rows of `layers`, and that of `artifacts`; ArtifactWrong unless the files are what was meant."""
     groups = kept_of_group(recipe.pattern)
     names = {layer.name: stored_names(model, layer) for layer in layers}
     written = {
         name: Written(
-            layer=layer, pruned=outcomes[layer.name].pruned, group=groups, digest=outcomes[layer.name].digest
+            layer=layer,
+            pruned=outcomes[layer.name].pruned,
+            group=groups,
+            digest=retouched.get(name, outcomes[layer.name].digest),
         )
         for layer in layers
         for name in names[layer.name]
     }
-    zeros = recount(model.checkpoint, pruned, written)
+    zeros = recount(model.checkpoint, pruned, written, retouched)
     rows: list[Row] = [
         {
             "layer": layer.name,

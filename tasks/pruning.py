@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tasks.accounts import findings_of, measure, write_mark
 from tasks.calibration import Statistics
 from tasks.changing import changes, masking
-from tasks.contract import Finding, Product, Work
+from tasks.contract import Finding, Product, Row, Work
 from tasks.criteria import Criterion, criterion_named
 from tasks.data import read
 from tasks.dividing import divide
@@ -16,7 +16,9 @@ from tasks.fitting import Fitted, fit
 from tasks.gathering import Gathered, gathered, statistics_for
 from tasks.models import Layer, Model, load, load_afresh, outline
 from tasks.promises import broken_promises, kept_promises, loss_over
-from tasks.recipes import bad_recipe, read_recipe
+from tasks.recipes import Recipe, bad_recipe, read_recipe
+from tasks.recovery import Recovered, recover_
+from tasks.rewriting import rewrite
 from tasks.selection import Selection, in_stored_order, select_layers, without_groups, without_unreached
 from tasks.sweeping import Outcome, findings_of_sweeps, hessians_as_stored, sweeping
 from tasks.weights import open_checkpoint, write_like
@@ -28,7 +30,8 @@ def run(work: Work) -> Product:
     Table `layers`: `pruned_parameters` are the zeros of the written tensor, those that were zero before included;
     `reconstruction_error` is the sum of squared scores of what went over that of all: with wanda the diagonal
     approximation of ||(W - W') X||^2 / ||W X||^2, with magnitude the same for inputs of equal norm; with sparsegpt it is
-    that quotient itself. Table `artifacts`: see `tasks.measures` for what flops count; masks leave them as they are.
+    that quotient itself; before recovery. Table `recoveries`: see `tasks.recovery`. Table `artifacts`: see `tasks.measures`
+    for what flops count; masks leave them as they are.
     """
     recipe = read_recipe(work.params)
     if work.output is None:
@@ -40,7 +43,7 @@ def run(work: Work) -> Product:
         selection = without_groups(selection)
     needs_statistics = criterion.needs_data or recipe.allocation == "owl"
     calibration = None
-    if needs_statistics or recipe.promises:
+    if needs_statistics or recipe.promises or recipe.recover:
         calibration = _calibrate(work, selection, criterion, needs_statistics)
     statistics = calibration.statistics if calibration else None
     selection = without_unreached(selection, statistics.unreached if statistics else ())
@@ -57,8 +60,9 @@ def run(work: Work) -> Product:
         work.output,
         changes(model, selection.layers, recipe, change, allocation, outcomes),
     )
+    recovered, retouched = _recover(work, recipe, selection, calibration)
     pruned = open_checkpoint(work.output)
-    rows, artifact = measure(model, pruned, selection.layers, recipe, allocation, outcomes)
+    rows, artifact = measure(model, pruned, selection.layers, recipe, allocation, outcomes, retouched)
     promises: tuple[Finding, ...] = allocation.findings
     if recipe.promises and calibration:
         losses = loss_over(calibration.model, calibration.fitted), _loss_of_written(work, calibration.fitted)
@@ -74,8 +78,25 @@ def run(work: Work) -> Product:
         *seen.findings(),
         *(findings_of_sweeps(outcomes, matrices) if matrices else ()),
         *promises,
+        *(recovered.findings if recovered else ()),
     )
-    return Product(tables={"layers": rows, "artifacts": [artifact]}, has_artifact=True, findings=findings)
+    tables: dict[str, Sequence[Row]] = {"layers": rows, "artifacts": [artifact]}
+    if recovered:
+        tables["recoveries"] = recovered.rows
+    return Product(tables=tables, has_artifact=True, findings=findings)
+
+
+def _recover(
+    work: Work, recipe: Recipe, selection: Selection, calibration: _Calibration | None
+) -> tuple[Recovered | None, dict[str, str]]:
+    """What recovery did, and the digests of the stored tensors that it wrote."""
+    if not recipe.recover or calibration is None:
+        return None, {}
+    assert work.output is not None
+    pruned = load_afresh(work.output, work.device)
+    params = recipe.recover
+    recovered = recover_(calibration.model, pruned, selection.layers, calibration.fitted, params, work.seed)
+    return recovered, rewrite(work.output, pruned, recovered.changed) if recovered.changed else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.contract import BadInput
@@ -27,6 +27,8 @@ class Recipe:
     """(kind, the share of the dense model that may remain); see `tasks.budgets`."""
     max_increase: float | None = None
     """Of the loss, relative to the dense one: what the allocation may be predicted to cost."""
+    recover: Mapping[str, Any] = field(default_factory=dict)
+    """The steps of `tasks.recovery`, by name."""
 
     @property
     def promises(self) -> bool:
@@ -71,6 +73,7 @@ def read_recipe(params: Mapping[str, Any]) -> Recipe:
         skip=tuple(params.get("skip", ())),
         budget=budget,
         max_increase=max_increase,
+        recover=dict(params.get("recover") or {}),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -33,17 +34,28 @@ class Written:
     """`digest_of` its bytes, where entries other than zero were to change too."""
 
 
-def recount(dense: Checkpoint, pruned: Checkpoint, written: Mapping[str, Written]) -> dict[str, int]:
+def recount(
+    dense: Checkpoint,
+    pruned: Checkpoint,
+    written: Mapping[str, Written],
+    retouched: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, int]:
     """Zeros of every changed tensor, by its name; raises ArtifactWrong unless all is as it was meant.
 
     A changed tensor has each entry as it was or zero, or the digest that it was to have; and enough zeros, in the right
-    groups. Its entries are finite: the dense model's are, and those that are reconstructed were checked. All other
-    tensors have the same bytes, and all headers are the same.
+    groups. Its entries are finite: the dense model's are, and those that are reconstructed were checked. A tensor that
+    is `retouched`, and no layer, has the digest that stands there. All other tensors have the same bytes, and all headers
+    are the same.
     """
     if [file.head for file in dense.files] != [file.head for file in pruned.files]:
         raise ArtifactWrong("the files of the artifact have other headers than those of the model")
     zeros: dict[str, int] = {}
     for name in dense.names:
+        if name in retouched and name not in written:
+            if digest_of(pruned.mapped(name)) != retouched[name]:
+                raise ArtifactWrong(f"{name} has other bytes than were to be written")
+            pruned.release()
+            continue
         if name not in written:
             if not same_bytes(dense, pruned, name):
                 raise ArtifactWrong(f"{name} was not to change and did")

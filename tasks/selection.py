@@ -69,12 +69,13 @@ def without_groups(selection: Selection) -> Selection:
 
 def stored_names(model: Model, layer: Layer) -> tuple[str, ...]:
     """The stored tensors that are the layer's weight; none if it is put together from several."""
+    return stored_as(model, layer.weight)
+
+
+def stored_as(model: Model, name: str) -> tuple[str, ...]:
+    """The stored tensors that are a parameter or buffer of the module; none if it is put together from several."""
     return next(
-        (
-            model.naming.stored.get(first, ())
-            for first, names in model.naming.shared.items()
-            if layer.weight in names
-        ),
+        (model.naming.stored.get(first, ()) for first, names in model.naming.shared.items() if name in names),
         (),
     )
 

@@ -315,4 +315,16 @@ def test_a_budget_is_part_of_the_prune_unit_alone_and_gives_it_data(make_plan, f
 
 def test_a_recipe_without_a_budget_does_not_mention_one(make_plan):
     for unit in make_plan().units.values():
-        assert not {"budget", "quality"} & set(unit.step.params)
+        assert not {"budget", "quality", "recover"} & set(unit.step.params)
+
+
+def test_recovery_is_part_of_the_prune_unit_and_gives_it_data(make_plan, fleet_text):
+    text = fleet_text.replace("pattern: 2:4}", "pattern: 2:4, dataset: manual, recover: {distill: true}}")
+    before, after = make_plan(), make_plan(text=text)
+    chains = [next(c for c in plan.chains if c.recipe == "two-four") for plan in (before, after)]
+    assert (chains[0].dense, chains[0].prune) != (chains[0].dense, chains[1].prune)
+    assert chains[0].dense == chains[1].dense
+    unit = after.units[chains[1].prune]
+    assert unit.step.data is not None
+    assert unit.step.params["recover"]["distill"]["steps"] == 100
+    assert before.units[chains[0].prune].step.data is None

@@ -103,6 +103,22 @@ def test_every_mistake_is_told_at_once(fleet_text):
         ("{prune: {criterion: wanda, amount: 0.5}}", "needs calibration data"),
         ("{prune: {criterion: magnitude, amount: 0.5, allocation: sensitivity}}", "needs a sensitivity step"),
         ("{prune: {criterion: magnitude}}", "amount is missing"),
+        (
+            "{prune: {criterion: magnitude, amount: 0.5, recover: {bias: true}}}",
+            "recover needs calibration data",
+        ),
+        (
+            "{prune: {criterion: magnitude, amount: 0.5, dataset: manual, recover: {}}}",
+            "names none of bias, batch_norm, distill",
+        ),
+        (
+            "{prune: {criterion: magnitude, amount: 0.5, dataset: manual, recover: {distill: {steps: 0}}}}",
+            "greater than 0",
+        ),
+        (
+            "{prune: {criterion: magnitude, amount: 0.5, dataset: manual, recover: {distil: true}}}",
+            "unknown key 'distil'; did you mean 'distill'",
+        ),
         ("{prune: {criterion: magnitude, amount: 0.5, allocation: knapsack}}", "needs a sensitivity step"),
         (
             "{prune: {criterion: magnitude, budget: {parameters: 0.5}}, sensitivity: {dataset: manual}}",
@@ -166,6 +182,17 @@ def test_a_recipe_that_cannot_work_is_refused_before_anything_runs(fleet_text, r
     start, end = fleet_text.index("recipes:"), fleet_text.index("pools:")
     text = f"{fleet_text[:start]}recipes:\n  one: {recipe}\n{fleet_text[end:]}"
     assert any(words in line for line in errors_of(text)), errors_of(text)
+
+
+@pytest.mark.parametrize(
+    ("how", "asked"),
+    [("true", (100, 1e-4, 1.0)), ("{steps: 5}", (5, 1e-4, 1.0)), ("false", None), ("null", None)],
+)
+def test_distillation_is_asked_for_by_true_or_by_how(fleet_text, how, asked):
+    text = fleet_text.replace("allocation: sensitivity}", f"recover: {{bias: true, distill: {how}}}}}", 1)
+    assert text != fleet_text
+    found = load_fleet(text, "f", PurePosixPath("/")).recipes["half"].prune.recover.distill
+    assert (found and (found.steps, found.learning_rate, found.temperature)) == asked
 
 
 @pytest.mark.parametrize(

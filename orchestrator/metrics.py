@@ -32,6 +32,7 @@ FINDING_KINDS = (
     "no_recovery",
     "no_slices",
     "no_speedup",
+    "non_finite_answer",
     "non_finite_loss",
     "nondeterminism",
     "not_computable",

@@ -216,6 +216,9 @@ class PruneSpec(_Part):
     """Shell-style patterns of layers to leave alone; each must match something."""
     recover: RecoverSpec | None = None
     """What is done about the loss afterwards, on the calibration data; the default is nothing."""
+    verify: Literal["reload", "process"] | None = None
+    """Load the artifact again and run one example: in the worker, or in a clean process that may reach nothing and unpickle
+    nothing. By default it is recounted and its config checked against its weights, and the evaluation runs it."""
     dataset: str | None = None
     """Calibration data; the default is that of `sensitivity`."""
     split: str | None = None
@@ -252,16 +255,19 @@ class PruneSpec(_Part):
         return self.allocation in ("sensitivity", "knapsack")
 
     @property
-    def extras(self) -> dict[str, dict[str, Any]]:
-        """`budget`, `quality` and `recover` as params, where they are given."""
+    def extras(self) -> dict[str, Any]:
+        """`budget`, `quality`, `recover` and `verify` as params, where they are given."""
         named = {"budget": self.budget, "quality": self.quality, "recover": self.recover}
-        return {name: found.model_dump(exclude_none=True) for name, found in named.items() if found}
+        found: dict[str, Any] = {
+            name: part.model_dump(exclude_none=True) for name, part in named.items() if part
+        }
+        return found | ({"verify": self.verify} if self.verify else {})
 
     @property
     def needs_data(self) -> bool:
         """Whether scores or the allocation depend on calibration data, and not on the weights alone."""
         scores = self.criterion not in ("magnitude", "random") or self.allocation == "owl"
-        return scores or self.allocation == "knapsack" or bool(self.extras)
+        return scores or self.allocation == "knapsack" or bool(self.budget or self.quality or self.recover)
 
     @property
     def share(self) -> float | None:

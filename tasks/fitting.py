@@ -60,7 +60,7 @@ def fit(examples: Examples, model: Model, *, labelled: bool = True) -> Fitted:
     labels = _labels(examples.members, model, labelled)
     if kind == "text":
         return _fit_texts(examples, model, labels)
-    expected = _expected_shape(model)
+    expected = expected_shape(model)
     return Fitted(
         items=tuple(
             _item(example, _array(example, expected), label)
@@ -176,7 +176,7 @@ def _label(example: Example, numbers: Mapping[str, Any], classes: int) -> int:
     return label
 
 
-def _expected_shape(model: Model) -> tuple[int | None, ...]:
+def expected_shape(model: Model) -> tuple[int | None, ...]:
     """What one example must measure in each dimension; None where the model takes any size."""
     if model.family in READS_FEATURES:
         return (getattr(model.config, "input_size", None),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tasks.accounts import findings_of, measure, write_mark
@@ -17,9 +17,18 @@ from tasks.gathering import Gathered, gathered, statistics_for
 from tasks.models import Layer, Model, load, load_afresh, outline
 from tasks.promises import broken_promises, kept_promises, loss_over
 from tasks.recipes import Recipe, bad_recipe, read_recipe
+from tasks.recount import ArtifactWrong
 from tasks.recovery import Recovered, recover_
+from tasks.reopening import reopen, reopen_in_a_clean_process
 from tasks.rewriting import rewrite
-from tasks.selection import Selection, in_stored_order, select_layers, without_groups, without_unreached
+from tasks.selection import (
+    Selection,
+    in_stored_order,
+    select_layers,
+    stored_names,
+    without_groups,
+    without_unreached,
+)
 from tasks.sweeping import Outcome, findings_of_sweeps, hessians_as_stored, sweeping
 from tasks.weights import open_checkpoint, write_like
 
@@ -63,7 +72,7 @@ def run(work: Work) -> Product:
     recovered, retouched = _recover(work, recipe, selection, calibration)
     pruned = open_checkpoint(work.output)
     rows, artifact = measure(model, pruned, selection.layers, recipe, allocation, outcomes, retouched)
-    promises: tuple[Finding, ...] = allocation.findings
+    promises: tuple[Finding, ...] = (*allocation.findings, *_reopened(work, recipe, model, selection, rows))
     if recipe.promises and calibration:
         losses = loss_over(calibration.model, calibration.fitted), _loss_of_written(work, calibration.fitted)
         artifact |= kept_promises(model, selection.layers, rows, allocation, losses)
@@ -117,6 +126,28 @@ def _calibrate(
     fitted = fit(read(work.datasets["calibration"]), model)
     statistics = statistics_for(criterion, model, selection.layers, fitted) if needs_statistics else None
     return _Calibration(model=model, fitted=fitted, statistics=statistics)
+
+
+def _reopened(
+    work: Work, recipe: Recipe, model: Model, selection: Selection, rows: Sequence[Row]
+) -> Iterator[Finding]:
+    """Opens what was written as its users will; ArtifactWrong or BadInput if that is not the model that was meant."""
+    assert work.output is not None
+    again = outline(work.output)
+    if (again.family, again.naming.stored) != (model.family, model.naming.stored):
+        raise ArtifactWrong("the artifact's config and weights make another model than the dense one")
+    if recipe.verify is None:
+        return
+    meant = {
+        stored_names(model, layer)[0]: row["pruned_parameters"]
+        for layer, row in zip(selection.layers, rows, strict=True)
+    }
+    found = (reopen_in_a_clean_process if recipe.verify == "process" else reopen)(work.output, list(meant))
+    if found.zeros != meant:
+        raise ArtifactWrong("the artifact, opened again, has other zeros than were counted")
+    if not found.is_finite:
+        message = "the pruned model answers NaN or infinity to a plain example"
+        yield Finding(kind="non_finite_answer", subject="model", message=message)
 
 
 def _loss_of_written(work: Work, fitted: Fitted) -> float:

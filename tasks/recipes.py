@@ -30,6 +30,9 @@ class Recipe:
     recover: Mapping[str, Any] = field(default_factory=dict)
     """The steps of `tasks.recovery`, by name."""
 
+    verify: str | None = None
+    """`reload` or `process`: how the artifact is opened and run once it is written."""
+
     @property
     def promises(self) -> bool:
         """Whether what was predicted is to be held against what is measured."""
@@ -74,6 +77,7 @@ def read_recipe(params: Mapping[str, Any]) -> Recipe:
         budget=budget,
         max_increase=max_increase,
         recover=dict(params.get("recover") or {}),
+        verify=params.get("verify"),
     )
 
 

@@ -315,7 +315,7 @@ def test_a_budget_is_part_of_the_prune_unit_alone_and_gives_it_data(make_plan, f
 
 def test_a_recipe_without_a_budget_does_not_mention_one(make_plan):
     for unit in make_plan().units.values():
-        assert not {"budget", "quality", "recover"} & set(unit.step.params)
+        assert not {"budget", "quality", "recover", "verify"} & set(unit.step.params)
 
 
 def test_recovery_is_part_of_the_prune_unit_and_gives_it_data(make_plan, fleet_text):

@@ -196,7 +196,7 @@ def _check_columns(schema: pa.Schema, task: str) -> None:
 def _current(table: pa.Table, task: str) -> pa.Table:
     """The same rows with today's columns: what an older version did not write is null, what a newer one added is left."""
     columns = _columns(task)
-    if table.schema.names == list(columns):
+    if table.schema.equals(pa.schema(list(columns.items()))):  # also whether a column may be null
         return table
     there = set(table.schema.names)
     return pa.table(

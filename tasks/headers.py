@@ -278,6 +278,15 @@ def _refuse_missing(directory: Path, present: set[str]) -> NoReturn:
         why, do = f"its weights are called {shards[0]}", f"Name the file {SINGLE}."
     elif endings & {".bin", ".pt", ".pth", ".pkl", ".ckpt"}:
         why, do = "its weights are pickled, and a pickle can run code; it is never opened", _EXPORT
+    elif ".pt2" in endings:
+        why = (
+            "it is a program of torch.export, whose loader unpickles its example inputs and evaluates its size "
+            "expressions as Python; it is never opened"
+        )
+        do = (
+            "Save the module's weights as safetensors, with a config.json that names an architecture of transformers, "
+            "of prunefleet, or of an entry point of prunefleet.architectures."
+        )
     elif ".gguf" in endings:
         why, do = "its weights are in GGUF, which is already quantized", "Use the original safetensors model."
     elif not directory.is_dir():

@@ -29,7 +29,7 @@ MODEL_FILES = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 """What a version's digest covers and `fetch` copies: whatever decides how the model computes, and its licence."""
-WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|pkl|ckpt|gguf|h5|onnx|msgpack)", re.DOTALL)
+WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pt2|pth|pkl|ckpt|gguf|h5|onnx|msgpack)", re.DOTALL)
 MAX_DEPTH = 12
 MAX_FILES = 100_000  # in one directory; a model of 200,000 tensors has fewer shards than this
 OURS = ".prunefleet-"

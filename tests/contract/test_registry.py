@@ -214,6 +214,11 @@ def broken() -> dict[str, tuple[dict[str, bytes], str]]:
         "pickled weights": ({"config.json": config, "pytorch_model.bin": b"\x80\x02"}, "pickled"),
         "only pickled weights": ({"pytorch_model.bin": b"\x80\x02"}, "pickled"),
         "gguf": ({"config.json": config, "model.gguf": b"GGUF"}, "GGUF"),
+        "exported program": ({"model.pt2": b"PK\x03\x04"}, "torch.export"),
+        "exported program with a config": (
+            {"config.json": config, "model.pt2": b"PK\x03\x04"},
+            "torch.export",
+        ),
         "empty weights": ({**good, "model.safetensors": b""}, "empty"),
         "lfs pointer": (
             {**good, "model.safetensors": b"version https://git-lfs.github.com/spec/v1\n"},

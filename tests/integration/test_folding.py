@@ -344,7 +344,7 @@ EFFECTS = 2 * (1 + len(schemas.FOLDED))
 def test_the_effects_are_those_that_the_crashes_enumerate(two_batches: Any, crash_at: Any) -> None:
     seen = crash_at(None)
     fold(two_batches())
-    assert seen == ["fix", *["write"] * 8] * 2
+    assert seen == ["fix", *["write"] * len(schemas.FOLDED)] * 2
     assert len(seen) == EFFECTS
 
 

@@ -1,23 +1,27 @@
-"""Pure. The quality gate: what a comparison with the dense model allows to be published.
+"""Pure. The quality gate: what a comparison with the dense model allows to be published, with stated error rates.
 
-BLOCK where the observed drop is beyond its limit on a slice that can be judged; INCONCLUSIVE where a slice
-cannot be judged (the findings say why); PASS otherwise. The whole is a slice like any other, named `all`.
+BLOCK where harm is shown and beyond its margin; PASS where it is shown that no slice loses as much as its margin;
+INCONCLUSIVE otherwise, with the examples that an answer needs. The whole is a slice like any other, named `all`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.comparison import ALL, Comparison, Row, compare, group, pair
+from orchestrator import gatewords
+from orchestrator.comparison import Comparison, compare
+from orchestrator.decision import JUDGEMENTS, decide
 from orchestrator.domain import Judgement
-from orchestrator.statistics import samples_needed, samples_needed_without_flips
+from orchestrator.needs import needed
+from orchestrator.pairing import ALL, Row, group, pair
 from tasks.contract import Finding
 
-ROUNDING = 1e-12  # a drop that exceeds its limit by less is a rounding of the same number
 OVERALL = "overall"
 """The gate of the one row that sums a verdict up."""
+WHOLE_GATE, SLICE_GATE = "max_drop", "max_slice_drop"
 
 _SEVERITY = {Judgement.BLOCK: 0, Judgement.INCONCLUSIVE: 1, Judgement.PASS: 2}
 
@@ -30,6 +34,15 @@ class Gates:
     max_slice_drop: float | None = None
     confidence: float = 0.95
     min_samples: int = 10
+
+    def margin(self, name: str) -> float | None:
+        """What a slice may lose; None where no gate is about it."""
+        return self.max_drop if name == ALL else self.max_slice_drop
+
+    def alpha(self, look: int | None) -> float:
+        """The error that the `look`-th verdict on one dense model may make, so that all there will ever be share one."""
+        share = 1.0 if look is None else 6 / (math.pi * look) ** 2
+        return round(1 - self.confidence, 12) * share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,27 +59,27 @@ class Judged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What one gate says of one slice."""
+    """What one gate says of one slice, and the numbers that led to it: a row of the table `verdicts`."""
 
     judgement: Judgement
     gate: str
     slice: str
-    observed: float | None
-    limit: float | None
+    observed: float | None = None
+    limit: float | None = None
     p_value: float | None = None
     samples_needed: int | None = None
+    """Examples, or clusters, that there would have to be in all."""
+    upper_bound: float | None = None
+    alpha: float | None = None
+    look: int | None = None
+    samples: int | None = None
+    worse: int | None = None
+    better: int | None = None
 
     def row(self) -> dict[str, Any]:
         """For the table `verdicts`."""
-        return {
-            "verdict": self.judgement.value,
-            "gate": self.gate,
-            "slice": self.slice,
-            "observed": self.observed,
-            "limit": self.limit,
-            "p_value": self.p_value,
-            "samples_needed": self.samples_needed,
-        }
+        columns = {name: getattr(self, name) for name in self.__slots__ if name != "judgement"}
+        return {"verdict": self.judgement.value, **columns}
 
 
 def judge(
@@ -79,103 +92,114 @@ def judge(
     gates: Gates | None,
     seed: int,
     default_slices: Sequence[str] = (),
+    cluster: str | None = None,
+    look: int | None = None,
 ) -> Judged:
     """Outcomes of a dense model and its compressed child -> what changed, by slice, and the verdict.
 
-    Without gates it only measures: one `overall` row without a limit, `pass` if the whole could be measured.
+    Examples with one value in the slice column `cluster` belong together. `look` counts the verdicts on this dense model
+    by this evaluation and these gates, from 1; each spends its share of the error. Without gates it only measures: one
+    `overall` row without a limit, `pass` if the whole could be measured.
     """
     rules = gates or Gates()
-    pairs = pair(dense, pruned)
+    pairs = pair(dense, pruned, cluster)
     if isinstance(pairs, Finding):
         return Judged(evaluations=(), verdicts=(_summary((), None).row(),), findings=(pairs,))
-    groups, findings = group(pairs, slices, default_slices, rules.min_samples)
+    groups, missing = group(pairs, slices, default_slices, rules.min_samples)
+    alpha = rules.alpha(look)
     comparisons = sorted(
         (
-            compare(pairs, name, index, metric=metric, confidence=rules.confidence, seed=seed)
+            compare(
+                pairs, name, index, metric=metric, confidence=rules.confidence, seed=seed,
+                alpha=alpha, margin=rules.margin(name),
+            )
             for name, index in groups.items()
         ),
         key=_worst_first,
-    )
-    problems = [comparison.problem for comparison in comparisons if comparison.problem]
+    )  # fmt: skip
+    whole = comparisons[0]
     if gates is None:
         verdicts: tuple[Verdict, ...] = ()
-        told: tuple[Finding, ...] = (_UNGATED,)
+        told: tuple[Finding, ...] = (gatewords.UNGATED,)
     else:
-        verdicts, told = by_point_estimate(comparisons, gates, missing=[f.subject for f in findings])
-    whole = comparisons[0]
+        verdicts = by_evidence(comparisons, gates, metric=metric, alpha=alpha, look=look)
+        told = tuple(gatewords.told(comparisons, {v.slice: v.row() for v in verdicts}, gates, alpha, cluster))
+        verdicts, about_slices = _with_missing(verdicts, gates, missing)
+        told += about_slices
     summary = _summary(verdicts, whole if gates is None else None)
+    problems = [comparison.problem for comparison in comparisons if comparison.problem]
     return Judged(
         evaluations=tuple(_evaluation(comparison, dataset, metric) for comparison in comparisons),
         verdicts=(summary.row(), *(verdict.row() for verdict in verdicts)),
-        findings=(*findings, *problems, *told),
+        findings=(*missing, *problems, *told),
     )
 
 
-def by_point_estimate(
-    comparisons: Sequence[Comparison], gates: Gates, *, missing: Sequence[str]
-) -> tuple[tuple[Verdict, ...], tuple[Finding, ...]]:
-    """Each gate on each of its slices, by the observed drop; worst first. `missing` are absent columns."""
+def by_evidence(
+    comparisons: Sequence[Comparison],
+    gates: Gates,
+    *,
+    metric: str,
+    alpha: float,
+    look: int | None = None,
+) -> tuple[Verdict, ...]:
+    """Each gate on each of its slices, worst first. All slices that have examples enough are one family for Holm."""
     whole = next(comparison for comparison in comparisons if comparison.slice == ALL)
-    verdicts, findings = [], []
-    for comparison in comparisons:
-        gate = "max_drop" if comparison.slice == ALL else "max_slice_drop"
-        limit = gates.max_drop if comparison.slice == ALL else gates.max_slice_drop
-        if limit is None:
-            continue
-        verdicts.append(_verdict(comparison, gate, limit, gates, whole))
-        if comparison.problem is None and comparison.samples < gates.min_samples:
-            findings.append(_too_few(comparison, gates.min_samples))
-    if gates.max_slice_drop is not None:
-        verdicts += [_unjudged("max_slice_drop", column, gates.max_slice_drop) for column in missing]
-        if not missing and all(comparison.slice == ALL for comparison in comparisons):
-            verdicts.append(_unjudged("max_slice_drop", "", gates.max_slice_drop))
-            findings.append(_NO_SLICES)
-    return tuple(sorted(verdicts, key=_severest_first)), tuple(findings)
-
-
-def _verdict(comparison: Comparison, gate: str, limit: float, gates: Gates, whole: Comparison) -> Verdict:
-    needed = None
-    if comparison.samples < gates.min_samples:
-        judgement = Judgement.INCONCLUSIVE
-        needed = _needed(whole, limit, gates)
-    elif comparison.problem is not None or comparison.drop is None:
-        judgement = Judgement.INCONCLUSIVE
-    else:
-        judgement = Judgement.BLOCK if comparison.drop > limit + ROUNDING else Judgement.PASS
-    return Verdict(
-        judgement=judgement,
-        gate=gate,
-        slice=comparison.slice,
-        observed=comparison.drop,
-        limit=limit,
-        p_value=comparison.p_value,
-        samples_needed=needed,
+    gated = [c for c in comparisons if gates.margin(c.slice) is not None]
+    tested = [c for c in gated if c.problem is None and c.units >= gates.min_samples]
+    codes = decide(
+        [_number(c.p_value) for c in tested],
+        [_number(c.drop) for c in tested],
+        [_number(c.bound) for c in tested],
+        [_number(gates.margin(c.slice)) for c in tested],
+        alpha,
     )
+    judged = {c.slice: JUDGEMENTS[code] for c, code in zip(tested, codes, strict=True)}
+    verdicts = []
+    for comparison in gated:
+        margin = gates.margin(comparison.slice)
+        assert margin is not None
+        judgement = judged.get(comparison.slice, Judgement.INCONCLUSIVE)
+        is_open = judgement is Judgement.INCONCLUSIVE and comparison.problem is None
+        verdicts.append(
+            Verdict(
+                judgement=judgement,
+                gate=WHOLE_GATE if comparison.slice == ALL else SLICE_GATE,
+                slice=comparison.slice,
+                observed=comparison.drop,
+                limit=margin,
+                p_value=comparison.p_value,
+                samples_needed=needed(
+                    comparison, whole, margin, metric=metric, alpha=alpha, tests=len(tested), least=gates.min_samples
+                ) if is_open else None,
+                upper_bound=comparison.bound,
+                alpha=alpha,
+                look=look,
+                samples=comparison.samples,
+                worse=comparison.worse,
+                better=comparison.better,
+            )
+        )  # fmt: skip
+    return tuple(sorted(verdicts, key=_severest_first))
 
 
-def _needed(whole: Comparison, limit: float, gates: Gates) -> int:
-    """Examples that a slice needs for an answer, were its examples as unsteady as all are."""
-    estimates = [gates.min_samples]
-    if whole.spread is not None:
-        estimates.append(samples_needed(whole.spread, limit, gates.confidence) or 0)
-    if whole.flips is not None:
-        estimates.append(samples_needed_without_flips(limit, gates.confidence) or 0)
-    return max(estimates)
+def _with_missing(
+    verdicts: tuple[Verdict, ...], gates: Gates, missing: Sequence[Finding]
+) -> tuple[tuple[Verdict, ...], tuple[Finding, ...]]:
+    """The same and what is gated but not there: slice columns that no example has, or any slices at all."""
+    if gates.max_slice_drop is None:
+        return verdicts, ()
+    absent = [_unjudged(SLICE_GATE, column.subject, gates.max_slice_drop) for column in missing]
+    found: tuple[Finding, ...] = ()
+    if not missing and not any(verdict.gate == SLICE_GATE for verdict in verdicts):
+        absent, found = [_unjudged(SLICE_GATE, "", gates.max_slice_drop)], (gatewords.NO_SLICES,)
+    return tuple(sorted((*verdicts, *absent), key=_severest_first)), found
 
 
 def _summary(verdicts: Sequence[Verdict], measured: Comparison | None) -> Verdict:
     """The one `overall` row: that of the worst verdict, or of a measurement without gates."""
     if verdicts:
-        worst = verdicts[0]
-        return Verdict(
-            judgement=worst.judgement,
-            gate=OVERALL,
-            slice=worst.slice,
-            observed=worst.observed,
-            limit=worst.limit,
-            p_value=worst.p_value,
-            samples_needed=worst.samples_needed,
-        )
+        return replace(verdicts[0], gate=OVERALL)
     if measured is None or measured.drop is None:
         return _unjudged(OVERALL, ALL, None)
     return Verdict(
@@ -183,13 +207,20 @@ def _summary(verdicts: Sequence[Verdict], measured: Comparison | None) -> Verdic
         gate=OVERALL,
         slice=ALL,
         observed=measured.drop,
-        limit=None,
         p_value=measured.p_value,
+        upper_bound=measured.bound,
+        samples=measured.samples,
+        worse=measured.worse,
+        better=measured.better,
     )
 
 
 def _unjudged(gate: str, name: str, limit: float | None) -> Verdict:
-    return Verdict(judgement=Judgement.INCONCLUSIVE, gate=gate, slice=name, observed=None, limit=limit)
+    return Verdict(judgement=Judgement.INCONCLUSIVE, gate=gate, slice=name, limit=limit)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _evaluation(comparison: Comparison, dataset: str, metric: str) -> dict[str, Any]:
@@ -219,20 +250,3 @@ def _worst_first(comparison: Comparison) -> tuple[bool, bool, float, str]:
 def _severest_first(verdict: Verdict) -> tuple[int, bool, float, str, str]:
     beyond = (verdict.observed or 0.0) - (verdict.limit or 0.0)
     return _SEVERITY[verdict.judgement], verdict.observed is not None, -beyond, verdict.gate, verdict.slice
-
-
-def _too_few(comparison: Comparison, least: int) -> Finding:
-    message = (
-        f"{comparison.samples} examples are fewer than min_samples = {least}. Add examples or merge slices."
-    )
-    return Finding(kind="too_few_samples", subject=comparison.slice, message=message)
-
-
-_UNGATED = Finding(
-    kind="ungated", subject=ALL, message="The recipe has no gates: the change was measured and not judged."
-)
-_NO_SLICES = Finding(
-    kind="no_slices",
-    subject="max_slice_drop",
-    message="The gate is about slices, but the evaluation names no slice column. Set evaluate.slices.",
-)

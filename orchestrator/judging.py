@@ -6,18 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.comparison import Row
 from orchestrator.gates import Gates, judge
 from orchestrator.own_metrics import KNOWN, Metric, metric_named, scores_of
+from orchestrator.pairing import Row
 
 
 def run(
-    params: Mapping[str, Any], dense_rows: Sequence[Row], pruned_rows: Sequence[Row], seed: int
+    params: Mapping[str, Any],
+    dense_rows: Sequence[Row],
+    pruned_rows: Sequence[Row],
+    seed: int,
+    look: int | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Rows by table name: `evaluations`, `verdicts`, `findings`.
 
     `params` has `dataset`, `metric`, `slices` and `gates`, which is None where the recipe only measures; and
-    `default_slices` where it names no slices.
+    `default_slices` where it names no slices, `cluster` where a column says which examples belong together. `look`: see
+    `gates.judge`.
     """
     dense, pruned = dense_rows, pruned_rows
     if params["metric"] not in KNOWN:
@@ -32,6 +37,8 @@ def run(
         gates=None if params["gates"] is None else Gates(**params["gates"]),
         seed=seed,
         default_slices=params.get("default_slices", ()),
+        cluster=params.get("cluster"),
+        look=look,
     )
     return {
         "evaluations": list(judged.evaluations),

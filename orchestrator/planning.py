@@ -14,7 +14,7 @@ from orchestrator.identity import digest
 from orchestrator.spec import DatasetSpec, Fleet, Match, RecipeSpec
 from tasks.contract import TASK_VERSIONS
 
-VERSIONS: Mapping[str, int] = {**TASK_VERSIONS, "judge": 2}
+VERSIONS: Mapping[str, int] = {**TASK_VERSIONS, "judge": 3}
 
 DEFAULT_SLICES = ("label", "confidence", "length")
 """What a recipe that names no slices is judged by; see `default_slices`. Part of the judge's key."""
@@ -235,8 +235,11 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
         prune = _step(TaskName.PRUNE, params, _calibration_of(recipe, ref), recipe.seed)
     if recipe.evaluate:
         asked_slices = recipe.evaluate.slices
-        slices = fleet.datasets[recipe.evaluate.dataset].slices if asked_slices is None else asked_slices
-        examples = ref(recipe.evaluate.dataset, recipe.evaluate.split, recipe.evaluate.samples, slices)
+        dataset = fleet.datasets[recipe.evaluate.dataset]
+        slices = dataset.slices if asked_slices is None else asked_slices
+        cluster = (dataset.cluster_by,) if dataset.cluster_by else ()
+        columns = tuple(dict.fromkeys((*slices, *cluster)))
+        examples = ref(recipe.evaluate.dataset, recipe.evaluate.split, recipe.evaluate.samples, columns)
         by_default = asked_slices is None and not slices
         seen = {
             "fidelity": recipe.evaluate.metric == "fidelity",
@@ -247,7 +250,7 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
             timed = ref(recipe.evaluate.dataset, recipe.evaluate.split, recipe.evaluate.samples)
             latency = _step(TaskName.LATENCY, recipe.evaluate.latency.model_dump(), timed, 0)
         if recipe.prune:
-            gates = recipe.gates.model_dump() if recipe.gates else None
+            gates = recipe.gates.model_dump(exclude={"inconclusive"}) if recipe.gates else None
             params = {
                 "metric": recipe.evaluate.metric,
                 "dataset": recipe.evaluate.dataset,
@@ -256,6 +259,8 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
             }
             if by_default:
                 params["default_slices"] = list(DEFAULT_SLICES)
+            if dataset.cluster_by:
+                params["cluster"] = dataset.cluster_by
             judge = _step(TaskName.JUDGE, params, None, recipe.seed)
     return _Steps(sensitivity=sensitivity, prune=prune, evaluate=evaluate, latency=latency, judge=judge)
 

@@ -149,6 +149,12 @@ _TABLES: Mapping[str, Sequence[tuple[str, pa.DataType]]] = {
         ("limit", pa.float64()),
         ("p_value", pa.float64()),
         ("samples_needed", pa.int64()),
+        ("upper_bound", pa.float64()),
+        ("alpha", pa.float64()),
+        ("look", pa.int64()),
+        ("samples", pa.int64()),
+        ("worse", pa.int64()),
+        ("better", pa.int64()),
     ],
     "findings": [("kind", pa.string()), ("subject", pa.string()), ("message", pa.string())],
     "attempts": [

@@ -88,6 +88,9 @@ class DatasetSpec(_Part):
     path: str
     slice_by: str | tuple[str, ...] = ()
     """Columns whose values name groups on which quality is also measured."""
+    cluster_by: str | None = None
+    """The column that says which examples belong together, such as those of one document or speaker: they are not counted
+    as independent then."""
     shape: tuple[Positive, ...] = ()
     """`arrays` only: the shape of one example."""
 
@@ -307,13 +310,22 @@ class EvaluateSpec(_Part):
 
 
 class GatesSpec(_Part):
-    """How much worse is too much. Accuracy, F1, fidelity: points, 0.02 is two. Loss, mse, mae, perplexity: relative increase."""
+    """How much worse is too much. Accuracy, F1, fidelity: points, 0.02 is two. Loss, mse, mae, perplexity: relative increase.
+
+    Blocked is what is shown to be worse by more than the limit; passed, what is shown to be worse by less; what is neither
+    is inconclusive. With a limit of 0 nothing can pass.
+    """
 
     max_drop: Annotated[float, Field(ge=0.0)] | None = None
+    """Over all examples."""
     max_slice_drop: Annotated[float, Field(ge=0.0)] | None = None
+    """In every slice."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Of not blocking a model that has no harm, and of not passing one that loses as much as a limit."""
     min_samples: Positive = 10
     """A slice with fewer examples cannot be judged: inconclusive."""
+    inconclusive: Literal["hold", "publish"] = "hold"
+    """What becomes of a model of which the gate cannot tell: nothing is published, or it is published like one that passed."""
 
 
 class PublishSpec(_Part):

@@ -1,128 +1,146 @@
-"""Pure. The statistics of a paired comparison: exact tests, score intervals, a bootstrap, sample sizes."""
+"""Pure. The statistics of a paired comparison, on whole arrays of slices: exact tests, score bounds, sample sizes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
-RESAMPLES = 2_000
+HALF = 0.5  # of an example that turned wrong: see `drop_bounds`
 SIGN_FLIPS = 10_000
-NORMAL_FROM = 200  # examples from which the sign-flip test is as good as its normal limit
 MOST_SAMPLES = 10**12
-_DRAWS_AT_ONCE = 4_000_000  # 32 MB of indices
+_BISECTIONS = 60  # to the last bit
 
 
-def mcnemar_p(worse: int, better: int) -> float:
+def mcnemar_p(worse: ArrayLike, better: ArrayLike) -> Floats:
     """One-sided exact McNemar test: the chance of so many right-to-wrong flips if both ways are alike.
 
     `worse` and `better` count right-to-wrong and wrong-to-right flips; without flips the answer is 1.
     """
-    flips = worse + better
-    return float(stats.binom.sf(worse - 1, flips, 0.5)) if flips else 1.0
+    b, c = np.broadcast_arrays(np.asarray(worse, np.float64), np.asarray(better, np.float64))
+    p: Floats = np.where(b > 0, special.betainc(np.maximum(b, 1), c + 1, 0.5), 1.0)
+    return p
 
 
-def tango_bound(worse: int, better: int, samples: int, confidence: float) -> float:
+def holm(p_values: ArrayLike, alpha: float) -> Flags:
+    """Which hypotheses Holm's step-down procedure rejects; each row of the last axis is a family, NaN is never rejected.
+
+    The chance of even one false rejection in a family stays below alpha, however dependent the tests are.
+    """
+    p = np.asarray(p_values, np.float64)
+    p = np.where(np.isnan(p), np.inf, p)
+    order = np.argsort(p, axis=-1, kind="stable")
+    limits = alpha / np.arange(p.shape[-1], 0, -1)
+    still = np.logical_and.accumulate(np.take_along_axis(p, order, -1) <= limits, axis=-1)
+    rejected = np.zeros(p.shape, dtype=np.bool_)
+    np.put_along_axis(rejected, order, still, -1)
+    return rejected
+
+
+def fewest_flips(slices: int, alpha: float) -> int:
+    """With fewer examples that changed, no slice of so many can ever be found harmed."""
+    return math.ceil(math.log2(slices / alpha))
+
+
+def drop_bounds(worse: ArrayLike, better: ArrayLike, samples: ArrayLike, alpha: float) -> Floats:
+    """One-sided upper bound of the drop in accuracy that keeps its error rate: Tango's, with half an example more worse.
+
+    Tango's own bound lies below the truth in up to 6.8 % of the cases instead of 5 % where flips are few (0 of 133 for a
+    drop of 2 points); with the correction the exact rate is at most 5 % for 20 to 10,000 examples.
+    """
+    return tango_bounds(np.asarray(worse, np.float64) + HALF, better, samples, alpha)
+
+
+def tango_bounds(worse: ArrayLike, better: ArrayLike, samples: ArrayLike, alpha: float) -> Floats:
     """One-sided upper bound of the drop in accuracy, by Tango's score test for paired proportions.
 
     Source: Tango 1998, Statistics in Medicine 17, 891-908. Without any flip it is z^2 / (n + z^2).
     """
-    z = float(stats.norm.ppf(confidence))
-    low, high = (worse - better) / samples, 1.0
-    while low < (middle := (low + high) / 2) < high:
-        if _tango_z(worse, better, samples, middle) > -z:
-            low = middle
-        else:
-            high = middle
+    b, c, n = np.broadcast_arrays(*(np.asarray(a, np.float64) for a in (worse, better, samples)))
+    z = float(stats.norm.isf(alpha))
+    low, high = np.clip((b - c) / n, -1.0, 1.0), np.ones(b.shape)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        is_low = _tango_z(b, c, n, middle) > -z
+        low, high = np.where(is_low, middle, low), np.where(is_low, high, middle)
     return high
+
+
+def _tango_z(b: Floats, c: Floats, n: Floats, drop: Floats) -> Floats:
+    """Standard errors by which the observed drop lies above a supposed one, nuisance rate fitted to it."""
+    half_b = (-b - c + (2 * n - b + c) * drop) / 2
+    root = np.sqrt(np.maximum(0.0, half_b**2 + 2 * n * c * drop * (1 - drop)))
+    variance = root - half_b + n * drop * (1 - drop)
+    excess = b - c - n * drop
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z: Floats = np.where(
+            variance > 0, excess / np.sqrt(np.maximum(variance, 0.0)), np.copysign(np.inf, excess)
+        )
+    return z
 
 
 def tango_interval(worse: int, better: int, samples: int, confidence: float) -> tuple[float, float]:
     """Two-sided interval of the drop in accuracy; each side has half of the error."""
-    side = (1 + confidence) / 2
-    return -tango_bound(better, worse, samples, side), tango_bound(worse, better, samples, side)
+    side = (1 - confidence) / 2
+    return -float(tango_bounds(better, worse, samples, side)), float(
+        tango_bounds(worse, better, samples, side)
+    )
 
 
-def _tango_z(worse: int, better: int, samples: int, drop: float) -> float:
-    """Standard errors by which the observed drop lies above a supposed one, nuisance rate fitted to it."""
-    half_b = (-worse - better + (2 * samples - worse + better) * drop) / 2
-    c = -better * drop * (1 - drop)
-    rate = (math.sqrt(max(0.0, half_b**2 - 2 * samples * c)) - half_b) / (2 * samples)
-    variance = samples * (2 * rate + drop * (1 - drop))
-    excess = worse - better - samples * drop
-    return excess / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, excess)
+def share_bound(count: int, samples: int, alpha: float) -> float:
+    """One-sided exact upper bound of a share, of Clopper and Pearson; the lower one is 1 less that of the rest."""
+    return float(stats.beta.isf(alpha, count + 1, samples - count)) if count < samples else 1.0
 
 
-def holm(p_values: Sequence[float], alpha: float) -> tuple[bool, ...]:
-    """Which hypotheses Holm's step-down procedure rejects.
-
-    The chance of even one false rejection stays below alpha, however dependent the tests are.
-    """
-    rejected = [False] * len(p_values)
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        if p_values[index] > alpha / (len(p_values) - rank):
-            break
-        rejected[index] = True
-    return tuple(rejected)
+def share_p(count: int, samples: int, share: float) -> float:
+    """One-sided exact binomial test: the chance of so many where the share is as given."""
+    return float(special.betainc(count, samples - count + 1, min(1.0, share))) if count else 1.0
 
 
 def sign_flip_p(differences: Floats, rng: np.random.Generator) -> float:
-    """One-sided paired permutation test that the differences are not above zero.
-
-    Draws signs at random below 200 examples; above, the test's own normal limit.
-    """
-    total, scale = float(differences.sum()), math.sqrt(float((differences**2).sum()))
-    if scale == 0.0:
+    """One-sided paired permutation test that the differences are not above zero, by 10,000 drawn sets of signs."""
+    moved = differences[differences != 0]
+    if len(moved) == 0:
         return 1.0
-    if len(differences) >= NORMAL_FROM:
-        return float(stats.norm.sf(total / scale))
-    signs = rng.integers(0, 2, size=(SIGN_FLIPS, len(differences)), dtype=np.int8) * 2 - 1
-    as_large = int((signs @ differences >= total - 1e-12 * scale).sum())
+    total, slack = float(moved.sum()), 1e-12 * float(np.abs(moved).sum())
+    signs = rng.integers(0, 2, size=(SIGN_FLIPS, len(moved)), dtype=np.int8) * 2 - 1
+    as_large = int((signs @ moved >= total - slack).sum())
     return (1 + as_large) / (1 + SIGN_FLIPS)
 
 
-def bootstrap_ratios(numerator: Floats, denominator: Floats, rng: np.random.Generator) -> Floats:
-    """Sum(numerator) / sum(denominator) of 2,000 resamples of the examples, ascending."""
-    size = len(numerator)
-    chunk = max(1, _DRAWS_AT_ONCE // size)
-    ratios = []
-    for start in range(0, RESAMPLES, chunk):
-        drawn = rng.integers(0, size, size=(min(chunk, RESAMPLES - start), size))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios.append(numerator[drawn].sum(axis=1) / denominator[drawn].sum(axis=1))
-    return np.sort(np.concatenate(ratios))
+def examples_needed(spread: float, gap: float, alpha: float, power: float = 0.9) -> int | None:
+    """Examples with which the bound of a change lies below a margin that is `gap` away from it; None where none suffice.
 
-
-def bootstrap_bounds(draws: Floats, samples: int, tail: float) -> tuple[float, float]:
-    """The quantiles of bootstrap draws that leave `tail` on each side, widened for few examples.
-
-    Plain percentiles are too narrow for few examples; the level moves out as Student's t lies beyond
-    the normal. Source: Hesterberg 2015, The American Statistician 69, 371-386 (expanded percentile interval).
+    `spread` is the variance of one example's change. Source: the normal approximation; rough below about 200.
     """
-    spread = math.sqrt(samples / (samples - 1)) * stats.t.ppf(tail, samples - 1)
-    level = float(stats.norm.cdf(spread))
-    low, high = np.quantile(draws, [level, 1 - level])
-    return float(low), float(high)
+    z = float(stats.norm.isf(alpha) + stats.norm.ppf(power))
+    return _whole_number(z**2 * spread, gap**2)
 
 
-def samples_needed(spread: float, margin: float, confidence: float, power: float = 0.9) -> int | None:
-    """Examples needed to show that a harmless change is within the margin; None where no number suffices.
+def answers_needed(
+    flip_rate: float, drop: float, margin: float, alpha: float, power: float = 0.9
+) -> int | None:
+    """The same for answers that are right or wrong: with Tango's variance at the margin, and half an answer's correction.
 
-    `spread` is the variance of one example's change, for accuracy the flip rate. Rough below about 200.
+    Without any flip it is what even a model that changes nothing needs.
     """
-    z = float(stats.norm.ppf(confidence) + stats.norm.ppf(power))
-    return _whole_number(z**2 * spread, margin**2)
-
-
-def samples_needed_without_flips(margin: float, confidence: float) -> int | None:
-    """Examples with which not even a single flip would show that accuracy is within the margin."""
-    z = float(stats.norm.ppf(confidence))
-    return _whole_number(max(0.0, z**2 * (1 - margin)), margin)
+    gap = margin - drop
+    if gap <= 0:
+        return None
+    if margin >= 1:
+        return 1
+    half_b = margin - (flip_rate + drop) / 2
+    fitted = math.sqrt(half_b**2 + max(0.0, flip_rate - drop) * margin * (1 - margin)) - half_b
+    spread = math.sqrt(fitted + margin * (1 - margin))
+    reach = float(stats.norm.isf(alpha)) * spread
+    reach += float(stats.norm.ppf(power)) * math.sqrt(max(0.0, flip_rate - drop**2))
+    root = reach + math.sqrt(reach**2 + 4 * HALF * gap)  # n gap - 1/2 = reach sqrt(n)
+    return _whole_number(root**2, 4 * gap**2)
 
 
 def _whole_number(share: float, of: float) -> int | None:

@@ -7,8 +7,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from orchestrator import judging
-from orchestrator.f1 import f1_drops, macro_f1
-from orchestrator.statistics import RESAMPLES
+from orchestrator.f1 import RESAMPLES, f1_drops, macro_f1
 
 
 def drawn(rng, samples, classes, mistaken):

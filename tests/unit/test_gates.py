@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import judging
-from orchestrator.comparison import ALL, Comparison, pair
-from orchestrator.gates import Gates, by_point_estimate, judge
+from orchestrator.comparison import Comparison
+from orchestrator.gates import Gates, judge
+from orchestrator.pairing import ALL, pair
 from orchestrator.schemas import result_table, rows_of
-from orchestrator.statistics import tango_bound
 from tasks.contract import Finding
 
 GATES = Gates(max_drop=0.10, max_slice_drop=0.20, min_samples=3)

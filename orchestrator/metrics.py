@@ -17,14 +17,17 @@ DURATIONS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 FINDING_KINDS = (
     "budget_missed",
     "calibration_passes",
+    "cannot_tell",
     "dead_input",
     "examples_differ",
     "extra_file",
     "ignored_config_key",
+    "missing_cluster",
     "missing_slice",
     "more_zeros",
     "no_batch_norm",
     "no_bias",
+    "no_change",
     "no_examples",
     "no_gain",
     "no_gpu",
@@ -52,6 +55,7 @@ FINDING_KINDS = (
     "unused_tensor",
     "zero_effect",
     "zero_gradient",
+    "zero_margin",
 )
 """Kinds with a series of their own; every other kind is counted as `other`."""
 

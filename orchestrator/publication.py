@@ -10,7 +10,6 @@ from typing import Any
 
 from orchestrator.domain import Chain, Judgement, TaskName, falls_with_harm
 from orchestrator.identity import digest
-from orchestrator.ports import ObjectStore
 from orchestrator.survey import Survey
 
 PREFIX = "publications/"
@@ -35,11 +34,15 @@ class _Group:
     alias: str
     model: str
     chains: tuple[Chain, ...]
+    lenient: tuple[str, ...]
+    """Those recipes that publish what their gates cannot tell; to change it is to decide anew."""
 
     @property
     def marker(self) -> str:
         """Where it stands that this very competition has been decided and carried out."""
-        judged = sorted((chain.judge, chain.recipe, chain.model.version) for chain in self.chains)
+        judged: list[Any] = sorted((chain.judge, chain.recipe, chain.model.version) for chain in self.chains)
+        if self.lenient:  # only then, so that what was decided without stays decided
+            judged = [*judged, list(self.lenient)]
         return f"{PREFIX}{digest([self.registry, self.alias, self.model, judged])}.json"
 
 
@@ -76,14 +79,18 @@ def _groups(survey: Survey, done: Collection[str]) -> Iterator[_Group]:
         if goal and chain.judge in done:
             found.setdefault((goal.registry, goal.alias, chain.model.name), []).append(chain)
     for (registry, alias, model), chains in found.items():
-        yield _Group(registry=registry, alias=alias, model=model, chains=tuple(chains))
+        recipes = {chain.recipe: survey.fleet.recipes[chain.recipe].gates for chain in chains}
+        lenient = tuple(
+            sorted(r for r, gates in recipes.items() if gates and gates.inconclusive == "publish")
+        )
+        yield _Group(registry=registry, alias=alias, model=model, chains=tuple(chains), lenient=lenient)
 
 
 def _publish_group(survey: Survey, group: _Group, run_id: str, at: float, actor: str) -> list[Published]:
     from orchestrator import aliases, publishing
 
     with ThreadPoolExecutor(THREADS) as pool:
-        candidates = [c for c in pool.map(lambda chain: _candidate(survey.store, chain), group.chains) if c]
+        candidates = [c for c in pool.map(lambda chain: _candidate(survey, chain), group.chains) if c]
     if not candidates:
         return []
     winner = publishing.choose(candidates)
@@ -102,7 +109,12 @@ def _publish_group(survey: Survey, group: _Group, run_id: str, at: float, actor:
     )
     goal = survey.fleet.recipes[chain.recipe].publish
     assert goal
-    reason = f"passed its gates; best of {len(candidates)} that did"
+    judgement = winner.judgement
+    reason = (
+        f"passed its gates; best of {sum(c.judgement is judgement for c in candidates)} that did"
+        if judgement is Judgement.PASS
+        else f"its gates could not tell, and say to publish then; best of {len(candidates)}"
+    )
     move = aliases.move_to(publication, registry=group.registry, alias=goal.alias, reason=reason)
     row = aliases.move_alias(survey.store, spec, move)
     if row is None:
@@ -111,20 +123,25 @@ def _publish_group(survey: Survey, group: _Group, run_id: str, at: float, actor:
     return [Published(text=text, row=row)]
 
 
-def _candidate(store: ObjectStore, chain: Chain) -> Any:
-    """What `choose` weighs, for a chain whose verdict is to pass; None for any other."""
+def _candidate(survey: Survey, chain: Chain) -> Any:
+    """What `choose` weighs, for a chain whose verdict is to pass, or not known where its gates say to publish then."""
     from orchestrator import publishing, results
 
-    judged = results.read(store, TaskName.JUDGE, chain.judge)
+    gates = survey.fleet.recipes[chain.recipe].gates
+    allowed = {Judgement.PASS.value}
+    if gates and gates.inconclusive == "publish":
+        allowed.add(Judgement.INCONCLUSIVE.value)
+    judged = results.read(survey.store, TaskName.JUDGE, chain.judge)
     (verdict,) = [row["verdict"] for row in judged.rows("verdicts") if row["gate"] == "overall"]
-    if verdict != Judgement.PASS.value:
+    whole = next((row for row in judged.rows("evaluations") if row["slice"] == "all"), None)
+    if verdict not in allowed or whole is None or whole["delta"] is None:
         return None
-    (artifact,) = results.read(store, TaskName.PRUNE, chain.prune).rows("artifacts")
-    (whole,) = [row for row in judged.rows("evaluations") if row["slice"] == "all"]
+    (artifact,) = results.read(survey.store, TaskName.PRUNE, chain.prune).rows("artifacts")
     return publishing.Candidate(
         recipe=chain.recipe,
         version=chain.model.version,
         artifact_digest=artifact["digest"],
         nonzero_parameters=artifact["nonzero_parameters"],
         drop=-whole["delta"] if falls_with_harm(whole) else whole["delta"] / whole["dense_value"],
+        judgement=Judgement(verdict),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.artifacts import artifact_files, differences, download_artifact
-from orchestrator.domain import ModelVersion
+from orchestrator.domain import Judgement, ModelVersion
 from orchestrator.errors import Damaged
 from orchestrator.names import natural
 from orchestrator.ports import ObjectStore
@@ -28,6 +28,8 @@ class Candidate:
     nonzero_parameters: int
     drop: float
     """How much worse than the dense model; in the unit of the recipe's gate."""
+    judgement: Judgement = Judgement.PASS
+    """Inconclusive only where the recipe's gates allow it; what passed comes first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +50,12 @@ class Publication:
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:
-    """The one of several that gets the alias: newest source, fewest nonzero parameters, smallest drop, recipe's name."""
+    """The one of several that gets the alias: newest source, passed before not known, fewest nonzero parameters, smallest drop, recipe's name."""
     newest = max((candidate.version for candidate in candidates), key=natural)
     return min(
         (candidate for candidate in candidates if candidate.version == newest),
         key=lambda one: (
+            one.judgement is not Judgement.PASS,
             one.nonzero_parameters,
             math.inf if math.isnan(one.drop) else one.drop,
             one.recipe,

@@ -115,7 +115,7 @@ def test_a_rare_class_that_is_lost_shows_although_accuracy_hardly_moves():
         "verdicts"
     ]
     assert overall["observed"] > 0.5
-    accuracy = {**params(max_drop=0.06), "metric": "accuracy"}
+    accuracy = {**params(max_drop=0.1), "metric": "accuracy"}
     (overall, *_) = judging.run(accuracy, rows(labels, dense, groups), rows(labels, pruned, groups), 0)[
         "verdicts"
     ]

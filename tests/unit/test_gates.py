@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +11,10 @@ from hypothesis import strategies as st
 
 from orchestrator import judging
 from orchestrator.comparison import Comparison
-from orchestrator.gates import Gates, judge
+from orchestrator.gates import Gates, by_evidence, judge
 from orchestrator.pairing import ALL, pair
 from orchestrator.schemas import result_table, rows_of
+from orchestrator.statistics import answers_needed, drop_bounds, holm, mcnemar_p, share_bound
 from tasks.contract import Finding
 
 GATES = Gates(max_drop=0.10, max_slice_drop=0.20, min_samples=3)
@@ -128,7 +128,7 @@ def test_fidelity_is_the_share_of_predictions_that_stayed():
     assert row["flips"] == 60
     assert row["ci_low"] < -0.15 < row["ci_high"] < 0
     assert overall(judged(dense, pruned, metric="fidelity"))["verdict"] == "block"
-    assert overall(judged(dense, pruned, metric="fidelity", gates=Gates(max_drop=0.16)))["verdict"] == "pass"
+    assert overall(judged(dense, pruned, metric="fidelity", gates=Gates(max_drop=0.2)))["verdict"] == "pass"
 
 
 def test_one_prediction_an_example_has_an_exact_interval():
@@ -138,7 +138,7 @@ def test_one_prediction_an_example_has_an_exact_interval():
     dense = [labelled(i, 0) for i in range(100)]
     (row,) = judged(dense, [labelled(i, int(i < 5)) for i in range(100)], metric="fidelity").evaluations
     assert (row["agreement"], row["flips"]) == (0.95, 5)
-    assert -row["ci_low"] == pytest.approx(tango_bound(5, 0, 100, 0.975))
+    assert -row["ci_low"] == pytest.approx(share_bound(5, 100, 0.025))
     (same,) = judged(dense, dense, metric="fidelity").evaluations
     assert same["value"] == 1.0
     assert same["ci_high"] == 0.0
@@ -149,7 +149,7 @@ def test_texts_without_any_change_still_have_an_interval():
     dense = [text(i, 20.0) for i in range(50)]
     (row,) = judged(dense, [moved(i, 0) for i in range(50)], metric="fidelity").evaluations
     assert row["delta"] == 0.0
-    assert -row["ci_low"] == pytest.approx(tango_bound(0, 0, 50, 0.975))
+    assert -row["ci_low"] == pytest.approx(drop_bounds(0, 0, 50, 0.025))
 
 
 def test_fidelity_of_each_slice_is_gated():
@@ -245,7 +245,7 @@ def test_no_change_passes_everywhere():
     dense = answers(80, 100, topic="a")
     result = judged(dense, dense, slices=["topic"])
     assert [row["verdict"] for row in result.verdicts] == ["pass", "pass", "pass"]
-    assert result.findings == ()
+    assert kinds(result) == ["no_change"]
 
 
 def test_a_drop_beyond_the_limit_blocks_and_the_overall_row_says_where():
@@ -256,11 +256,20 @@ def test_a_drop_beyond_the_limit_blocks_and_the_overall_row_says_where():
     assert row["samples_needed"] is None
 
 
-def test_a_drop_of_exactly_the_limit_passes():
+def test_a_drop_of_exactly_the_limit_is_neither_shown_to_be_within_nor_beyond():
     gates = Gates(max_drop=0.02)
-    assert overall(judged(answers(90, 100), answers(88, 100), gates=gates))["verdict"] == "pass"
-    dense, pruned = [text(i, 10.0) for i in range(10)], [text(i, 11.0) for i in range(10)]
-    assert overall(judged(dense, pruned, metric="loss", gates=Gates(max_drop=0.1)))["verdict"] == "pass"
+    assert overall(judged(answers(90, 100), answers(88, 100), gates=gates))["verdict"] == "inconclusive"
+    many = judged(answers(9000, 10000), answers(8800, 10000), gates=gates)
+    assert overall(many)["p_value"] < 1e-50
+    assert overall(many)["verdict"] == "inconclusive"
+
+
+def test_a_drop_beyond_the_limit_that_chance_may_have_made_is_not_blocked():
+    dense, pruned = answers(90, 100), answers(86, 100)
+    row = overall(judged(dense, pruned, gates=Gates(max_drop=0.02)))
+    assert row["observed"] == pytest.approx(0.04)
+    assert row["p_value"] == 1 / 16
+    assert row["verdict"] == "inconclusive"
 
 
 def test_harm_hidden_in_one_slice_blocks_although_the_whole_is_fine():
@@ -305,19 +314,27 @@ def test_a_slice_with_too_few_examples_is_inconclusive_and_says_how_many_it_need
     row = overall(result)
     assert (row["verdict"], row["slice"]) == ("inconclusive", "topic=b")
     flip_rate = 11 / 109
-    assert row["samples_needed"] == math.ceil((1.6448536 + 1.2815516) ** 2 * flip_rate / 0.02**2)
-    assert kinds(result) == ["too_few_samples"]
+    assert row["samples_needed"] == answers_needed(flip_rate, 0.0, 0.02, 0.05)
+    assert "too_few_samples" in kinds(result)
+    told = next(f.message for f in result.findings if f.subject == "topic=b")
+    assert f"{row['samples_needed'] - 9:,} more examples would do" in told
 
 
-def test_without_flips_a_slice_still_needs_what_tango_asks_for():
+def test_without_flips_a_slice_still_needs_what_the_bound_asks_for():
     dense = [*answers(100, 100, topic="a"), *answers(2, 2, 100, topic="b")]
     gates = Gates(max_slice_drop=0.05)
-    assert overall(judged(dense, dense, slices=["topic"], gates=gates))["samples_needed"] == 52
+    assert overall(judged(dense, dense, slices=["topic"], gates=gates))["samples_needed"] == 70
+    assert drop_bounds(0, 0, 70, 0.05) < 0.05 < drop_bounds(0, 0, 69, 0.05)
 
 
-def test_a_limit_of_zero_cannot_be_planned_for_beyond_the_least():
-    gates = Gates(max_drop=0.0, min_samples=50)
-    assert overall(judged(answers(5, 5), answers(5, 5), gates=gates))["samples_needed"] == 50
+def test_nothing_passes_a_limit_of_zero_and_it_is_said_why():
+    dense = answers(900, 1000, topic="a")
+    result = judged(dense, dense, slices=["topic"], gates=Gates(max_drop=0.0, max_slice_drop=0.1))
+    row = overall(result)
+    assert (row["verdict"], row["slice"], row["samples_needed"]) == ("inconclusive", "all", None)
+    assert kinds(result) == ["zero_margin", "no_change", "cannot_tell"]
+    assert result.findings[0].subject == "max_drop"
+    assert "Set the smallest drop that would matter" in result.findings[0].message
 
 
 def test_too_few_examples_in_all_are_inconclusive_however_bad_they_look():
@@ -397,21 +414,21 @@ def test_a_perplexity_beyond_all_numbers_blocks():
 
 
 def test_a_slice_column_that_is_not_there_is_inconclusive_if_slices_are_gated():
-    dense = answers(10, 10, topic="a")
+    dense = answers(100, 100, topic="a")
     result = judged(dense, dense, slices=["topic", "language"])
-    assert overall(result)["slice"] == "language"
+    assert {row["slice"] for row in result.verdicts if row["limit"] is not None} >= {"language", "topic=a"}
     assert overall(result)["verdict"] == "inconclusive"
-    assert kinds(result) == ["missing_slice"]
+    assert kinds(result) == ["missing_slice", "no_change"]
     only_whole = judged(dense, dense, slices=["language"], gates=Gates(max_drop=0.1))
     assert overall(only_whole)["verdict"] == "pass"
-    assert kinds(only_whole) == ["missing_slice"]
+    assert kinds(only_whole) == ["missing_slice", "no_change"]
 
 
 def test_a_gate_on_slices_without_slices_is_inconclusive():
-    dense = answers(10, 10)
+    dense = answers(100, 100)
     result = judged(dense, dense, gates=GATES)
     assert overall(result)["verdict"] == "inconclusive"
-    assert kinds(result) == ["no_slices"]
+    assert kinds(result) == ["no_change", "no_slices"]
 
 
 def test_without_gates_it_only_measures_and_says_so():
@@ -442,14 +459,13 @@ def test_a_slice_keeps_its_numbers_when_other_slices_come_and_go():
     assert [row for row in two.evaluations if "lang" not in row["slice"]] == list(one.evaluations)
 
 
-def test_the_same_seed_gives_the_same_rows_and_another_seed_another_interval():
+def test_the_bootstrap_draws_nothing_so_no_seed_moves_an_interval():
     rng = np.random.default_rng(8)
     dense = [text(i, 10 + rng.random()) for i in range(60)]
     pruned = [text(i, 10.5 + rng.random()) for i in range(60)]
     first, again, other = (judged(dense, pruned, metric="loss", seed=seed) for seed in (1, 1, 2))
     assert first == again
-    assert first.evaluations[0]["ci_low"] != other.evaluations[0]["ci_low"]
-    assert first.evaluations[0]["value"] == other.evaluations[0]["value"]
+    assert first.evaluations == other.evaluations
 
 
 outcome = st.tuples(st.booleans(), st.booleans(), st.sampled_from("abc"))
@@ -462,26 +478,44 @@ def test_the_verdict_follows_its_definition_whatever_the_outcomes(outcomes, whol
     pruned = [answer(i, now, topic=topic) for i, (_, now, topic) in enumerate(outcomes)]
     gates = Gates(max_drop=whole, max_slice_drop=part, min_samples=least)
     result = judged(dense, pruned, slices=["topic"], gates=gates)
-    expected = set()
+    counts = {}
     for name in [None, *{topic for *_, topic in outcomes}]:
         members = [(was, now) for was, now, topic in outcomes if name in (None, topic)]
-        drop = sum(was - now for was, now in members) / len(members)
+        counts[name] = (
+            sum(was > now for was, now in members),
+            sum(was < now for was, now in members),
+            len(members),
+        )
+    tested = [name for name, (*_, samples) in counts.items() if samples >= least]
+    rejected = dict(zip(tested, holm([mcnemar_p(*counts[name][:2]) for name in tested], 0.05), strict=True))
+    expected = set()
+    for name, (worse, better, samples) in counts.items():
         limit = whole if name is None else part
-        expected.add("inconclusive" if len(members) < least else "block" if drop > limit + 1e-12 else "pass")
+        is_beyond = (worse - better) / samples > limit + 1e-12
+        if rejected.get(name) and is_beyond:
+            expected.add("block")
+        elif name in rejected and drop_bounds(worse, better, samples, 0.05) < limit:
+            expected.add("pass")
+        else:
+            expected.add("inconclusive")
     worst = next(verdict for verdict in ("block", "inconclusive", "pass") if verdict in expected)
     assert overall(result)["verdict"] == worst
     assert {row["verdict"] for row in result.verdicts} == expected
 
 
-def test_another_rule_can_judge_the_same_comparisons():
-    """The verdict needs nothing but comparisons: bound, p and spread are there for a statistical rule."""
-    passed = Comparison(slice=ALL, samples=50, drop=0.01, drop_bound=0.03, p_value=0.4)
-    verdicts, findings = by_point_estimate([passed], Gates(max_drop=0.02), missing=())
-    assert [verdict.judgement for verdict in verdicts] == ["pass"]
-    assert findings == ()
-    broken = replace(passed, drop=None, problem=Finding(kind="not_finite", subject=ALL, message=""))
-    verdicts, _ = by_point_estimate([broken], Gates(max_drop=0.02), missing=())
-    assert [verdict.judgement for verdict in verdicts] == ["inconclusive"]
+def test_the_verdict_needs_nothing_but_comparisons():
+    def verdict(**numbers):
+        part = Comparison(slice=ALL, samples=50, units=50, **{"p_value": 0.4, "spread": 0.1, **numbers})
+        (found,) = by_evidence([part], Gates(max_drop=0.02), metric="accuracy", alpha=0.05)
+        return found.judgement
+
+    assert verdict(drop=0.01, bound=0.019) == "pass"
+    assert verdict(drop=0.01, bound=0.03) == "inconclusive"
+    assert verdict(drop=0.03, bound=0.05) == "inconclusive"
+    assert verdict(drop=0.03, bound=0.05, p_value=0.01) == "block"
+    assert verdict(drop=0.01, bound=0.019, p_value=0.01) == "pass", "harm within the margin is allowed"
+    problem = Finding(kind="not_finite", subject=ALL, message="")
+    assert verdict(drop=None, problem=problem) == "inconclusive"
 
 
 def test_pairs_are_in_order_of_the_example():

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from orchestrator.exemplars import exemplars
 from orchestrator.gates import Gates, judge
 from orchestrator.own_metrics import KNOWN, Metric, metric_named, scores_of
 from orchestrator.pairing import Row
@@ -18,7 +19,7 @@ def run(
     seed: int,
     look: int | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Rows by table name: `evaluations`, `verdicts`, `findings`.
+    """Rows by table name: `evaluations`, `verdicts`, `exemplars`, `findings`.
 
     `params` has `dataset`, `metric`, `slices` and `gates`, which is None where the recipe only measures; and
     `default_slices` where it names no slices, `cluster` where a column says which examples belong together. `look`: see
@@ -43,6 +44,7 @@ def run(
     return {
         "evaluations": list(judged.evaluations),
         "verdicts": list(judged.verdicts),
+        "exemplars": exemplars(dense_rows, pruned_rows),
         "findings": [asdict(finding) for finding in judged.findings],
     }
 

@@ -25,6 +25,7 @@ from orchestrator.reportdrawings import (
 )
 from orchestrator.reportview import (
     ADVICE,
+    MEASURES,
     finding_counts,
     headline,
     pool_times,
@@ -133,6 +134,7 @@ def _environment() -> Environment:
         "worsening": worsening,
         "STATUSES": STATUSES,
         "ADVICE": ADVICE,
+        "MEASURES": MEASURES,
         "MISSING": wording.MISSING,
         "NAME": wording.NAME_LENGTH,
         "TITLE": wording.TITLE_LENGTH,

@@ -90,6 +90,8 @@ class Case:
     alias: str = ""
     sensitivity: Sequence[Row] = ()
     layers: Sequence[Row] = ()
+    exemplars: Sequence[Row] = ()
+    """The examples whose predictions moved most, the farthest first."""
     findings: Sequence[Row] = field(default=())
 
     @property
@@ -147,7 +149,16 @@ def cases_of(data: ReportData) -> list[Case]:
     """Every chain as a case, the most urgent and then the most harmed first."""
     tables = {
         name: _by_unit(getattr(data, name))
-        for name in ("sensitivity", "layers", "artifacts", "evaluations", "latencies", "verdicts", "findings")
+        for name in (
+            "sensitivity",
+            "layers",
+            "artifacts",
+            "evaluations",
+            "latencies",
+            "verdicts",
+            "exemplars",
+            "findings",
+        )
     }
     aliases = {
         (
@@ -209,6 +220,9 @@ def _case(chain: Row, own: Mapping[str, Sequence[Row]], aliases: Mapping[tuple[A
         alias=aliases.get((artifact.get("digest"), chain.get("recipe")), "") if artifact else "",
         sensitivity=own["sensitivity"],
         layers=own["layers"],
+        exemplars=sorted(
+            own["exemplars"], key=lambda row: (-(row.get("distance") or 0.0), row.get("example") or 0)
+        ),
         findings=own["findings"],
     )
     case.reason = _reason(case, own["verdicts"])
@@ -297,18 +311,23 @@ def _exceeded(case: Case, row: Row) -> str:
 
 def _why_inconclusive(case: Case, verdicts: Sequence[Row]) -> str:
     unclear = [row for row in verdicts if row.get("verdict") == "inconclusive" and row.get("gate") != OVERALL]
-    needed = {row.get("slice"): row.get("samples_needed") for row in unclear if row.get("samples_needed")}
     slices = {row.get("slice") for row in unclear}
     told = []
     for finding in sorted(case.findings, key=lambda row: (str(row.get("kind")), str(row.get("subject")))):
         kind, subject = finding.get("kind"), finding.get("subject")
         if kind in _UNJUDGED and (not slices or subject in slices or kind in _ABOUT_ALL):
             where = "" if subject in (ALL, "") else f"{plain(subject, 48)}: "
-            more = f" About {needed[subject]:,} would do." if subject in needed else ""
-            told.append(f"{where}{plain(finding.get('message') or '', 240)}{more}")
+            told.append(f"{where}{plain(finding.get('message') or '', 240)}")
     more = f" And {count(len(told) - 2, 'more reason')}." if len(told) > 2 else ""
     return " ".join(told[:2]) + more if told else "The gate could not be evaluated."
 
 
-_ABOUT_ALL = {"examples_differ", "no_slices"}
-_UNJUDGED = _ABOUT_ALL | {"no_examples", "missing_slice", "too_few_samples", "not_computable", "not_finite"}
+_ABOUT_ALL = {"examples_differ", "no_slices", "missing_cluster"}
+_UNJUDGED = (
+    _ABOUT_ALL
+    | {"no_examples", "missing_slice", "too_few_samples", "not_computable", "not_finite"}
+    | {
+        "missing_cluster",
+        "cannot_tell",
+    }
+)

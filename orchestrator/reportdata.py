@@ -32,6 +32,7 @@ class ReportData:
     evaluations: Sequence[Row] = ()
     latencies: Sequence[Row] = ()
     verdicts: Sequence[Row] = ()
+    exemplars: Sequence[Row] = ()
     findings: Sequence[Row] = ()
     units: Sequence[Row] = ()
     """For the timing of pools; those of other runs are left out where `run_id` says so."""

@@ -16,7 +16,17 @@ from orchestrator.scheduling import Progress, UnitState
 from orchestrator.survey import Survey
 from orchestrator.tables import read_table
 
-SHOWN = ("sensitivity", "layers", "artifacts", "evaluations", "latencies", "verdicts", "findings", "units")
+SHOWN = (
+    "sensitivity",
+    "layers",
+    "artifacts",
+    "evaluations",
+    "latencies",
+    "verdicts",
+    "exemplars",
+    "findings",
+    "units",
+)
 
 Row = dict[str, Any]
 
@@ -87,6 +97,7 @@ def gather(
         evaluations=rows["evaluations"],
         latencies=rows["latencies"],
         verdicts=rows["verdicts"],
+        exemplars=rows["exemplars"],
         findings=[*rows["findings"], *(row for row in strange if row["unit_key"] in plan.units)],
         units=[row for row in rows["units"] if row["run_id"] == run_id],
         failures=_failures(plan, progress),

@@ -31,6 +31,15 @@ ADVICE: Mapping[str, str] = {
 }
 
 
+MEASURES: Mapping[str, str] = {
+    "taxicab": "the sum of the absolute changes of their probabilities, from 0 to 2",
+    "kl": "the mean KL divergence of their predictions, in nats",
+    "embedding": "the cosine distance of their embeddings",
+    "loss": "the absolute change of their loss a prediction",
+}
+"""What the distance of an exemplar is."""
+
+
 def headline(cases: Sequence[Case], data: ReportData) -> str:
     """What happened, in one sentence."""
     if not cases:

@@ -156,6 +156,15 @@ _TABLES: Mapping[str, Sequence[tuple[str, pa.DataType]]] = {
         ("worse", pa.int64()),
         ("better", pa.int64()),
     ],
+    "exemplars": [
+        ("example", pa.int64()),
+        ("slices", pa.string()),
+        ("measure", pa.string()),
+        ("distance", pa.float64()),
+        ("label", pa.int64()),
+        ("dense_prediction", pa.int64()),
+        ("prediction", pa.int64()),
+    ],
     "findings": [("kind", pa.string()), ("subject", pa.string()), ("message", pa.string())],
     "attempts": [
         ("shard_id", pa.string()),
@@ -200,7 +209,7 @@ RESULT_TABLES: Mapping[str, tuple[str, ...]] = {
     "prune": ("layers", "artifacts", "recoveries"),
     "evaluate": ("outcomes",),
     "latency": ("latencies",),
-    "judge": ("evaluations", "verdicts"),
+    "judge": ("evaluations", "verdicts", "exemplars"),
 }
 """The tables whose rows a task's result object holds; every result may also hold `findings` rows."""
 
@@ -208,7 +217,8 @@ CLOCKED = frozenset({"latency"})
 """Tasks whose rows are a clock's: two computations of one unit never agree, which says nothing against either."""
 
 FOLDED = (
-    "units", "sensitivity", "layers", "artifacts", "recoveries", "evaluations", "latencies", "verdicts", "findings"
+    "units", "sensitivity", "layers", "artifacts", "recoveries", "evaluations", "latencies", "verdicts",
+    "exemplars", "findings",
 )  # fmt: skip
 """Tables folded from result objects. `outcomes` stays in them: one row an example is no index."""
 

@@ -17,6 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FLEET = REPOSITORY / "examples" / "demo" / "fleet.yaml"
 COMMAND = Path(sys.executable).parent / "prunefleet"
 BOLD = "lm-too-bold"
+UNEVEN = "digits-uneven"
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +95,39 @@ def test_the_demo_ends_with_the_exit_code_of_a_blocked_gate(ended):
     assert ended.returncode == 3, ended.stdout + ended.stderr
 
 
-def test_only_the_recipe_that_is_too_bold_is_refused(home, ended):
-    found = rows(home, "SELECT recipe, model, version, verdict FROM verdicts WHERE gate = 'overall'")
-    assert {row["recipe"] for row in found if row["verdict"] == "block"} == {BOLD}
-    assert {row["verdict"] for row in found if row["recipe"] != BOLD} == {"pass"}
+def test_only_the_recipes_that_go_too_far_are_blocked_and_most_others_pass(home, ended):
+    found = rows(home, "SELECT * FROM verdicts WHERE gate = 'overall'")
+    assert {row["recipe"] for row in found if row["verdict"] == "block"} == {BOLD, UNEVEN}
+    others = [row for row in found if row["recipe"] not in (BOLD, UNEVEN)]
+    passed = [row for row in others if row["verdict"] == "pass"]
+    assert len(passed) >= 0.85 * len(others)
+    for row in others:
+        if row not in passed:
+            assert row["verdict"] == "inconclusive"
+            assert row["samples_needed"] > row["samples"]
 
 
-def test_sensible_recipes_pass_with_room_to_spare(home, ended):
-    found = rows(home, "SELECT recipe, slice, observed, \"limit\" FROM verdicts WHERE gate != 'overall'")
+def test_harm_to_one_digit_is_refused_that_the_average_alone_would_let_through(home, ended):
+    found = rows(home, f"SELECT * FROM verdicts WHERE recipe = '{UNEVEN}'")
+    whole = [row for row in found if row["gate"] == "max_drop"]
+    assert len(whole) == 2
+    assert {row["verdict"] for row in whole} == {"pass"}
+    for row in whole:
+        worst = max(
+            other["observed"]
+            for other in found
+            if other["gate"] == "max_slice_drop" and other["unit_key"] == row["unit_key"]
+        )
+        assert worst > 4 * row["observed"]
+    (run,) = (home / "demo" / "store" / "runs").iterdir()
+    assert "digit=" in (run / "report.html").read_text().split("Models and recipes")[0]
+
+
+def test_what_passes_is_shown_to_lose_less_than_its_limit(home, ended):
+    found = rows(home, "SELECT * FROM verdicts WHERE gate != 'overall' AND verdict = 'pass'")
+    assert found
     for row in found:
-        if row["recipe"] != BOLD:
-            assert row["observed"] < 0.8 * row["limit"], row
+        assert row["observed"] <= row["upper_bound"] < row["limit"], row
 
 
 def test_an_allocation_by_sensitivity_beats_magnitude_on_every_language_model(home, ended):
@@ -122,7 +145,8 @@ def test_an_allocation_by_sensitivity_beats_magnitude_on_every_language_model(ho
 
 
 def test_no_blocked_artifact_is_published(home, ended):
-    assert not [path for path in (home / "demo" / "published").rglob("*") if BOLD in path.name]
+    published = (home / "demo" / "published").rglob("*")
+    assert not [path for path in published if BOLD in path.name or UNEVEN in path.name]
 
 
 def test_published_models_measure_as_reported_when_checked_without_prunefleet(

@@ -31,7 +31,7 @@ UnitKey = Callable[[int], str]
 
 ROWS_OF_FOUR = {
     "units": 4, "sensitivity": 3, "layers": 1, "artifacts": 1, "recoveries": 0, "evaluations": 1, "latencies": 0,
-    "verdicts": 1, "findings": 1,
+    "verdicts": 1, "exemplars": 0, "findings": 1,
 }  # fmt: skip
 """Rows by table of any four consecutive units."""
 

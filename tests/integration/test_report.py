@@ -44,6 +44,7 @@ ROW_TABLES = (
     "evaluations",
     "latencies",
     "verdicts",
+    "exemplars",
     "findings",
     "units",
 )
@@ -389,13 +390,33 @@ def test_an_inconclusive_verdict_gives_its_reason_and_what_would_do():
             {"verdict": "inconclusive", "gate": "max_slice_drop", "slice": "topic=law", "samples_needed": 713}
         ],
         findings=[
-            {"kind": "too_few_samples", "subject": "topic=law", "message": "4 examples are fewer than 10."},
+            {
+                "kind": "too_few_samples",
+                "subject": "topic=law",
+                "message": "4 examples are too few: 709 more.",
+            },
             {"kind": "skipped_layer", "subject": "topic=law", "message": "irrelevant"},
         ],
     )
     section = render_html(data).split('id="refused"')[1].split("</section>")[0]
-    assert "topic=law: 4 examples are fewer than 10. About 713 would do." in section
+    assert "topic=law: 4 examples are too few: 709 more." in section
     assert "irrelevant" not in section
+
+
+def test_the_examples_that_moved_most_are_listed_and_inert():
+    def moved(example, distance, slices="topic=law"):
+        return {"example": example, "slices": slices, "measure": "taxicab", "distance": distance, "label": 3, "dense_prediction": 3, "prediction": 7}  # fmt: skip
+
+    rows = [moved(i, 1.5 - i / 100) for i in range(24)] + [moved(77, 1.99, "topic=<script>alert(1)</script>")]
+    html = render_html(case(exemplars=rows))
+    table = html.split("predictions moved most")[1].split("</details>")[0]
+    assert table.index(">77<") < table.index(">0<") < table.index(">18<")
+    assert ">20<" not in table
+    assert "And 5 more, in the table exemplars." in table
+    assert "absolute changes of their probabilities" in table
+    assert "&lt;script&gt;" in table
+    assert "<script" not in html
+    assert "moved most" not in render_html(case())
 
 
 def test_unstructured_zeros_are_not_called_savings(four, page):

@@ -39,10 +39,10 @@ class Gates:
         """What a slice may lose; None where no gate is about it."""
         return self.max_drop if name == ALL else self.max_slice_drop
 
-    def alpha(self, look: int | None) -> float:
-        """The error that the `look`-th verdict on one dense model may make, so that all there will ever be share one."""
-        share = 1.0 if look is None else 6 / (math.pi * look) ** 2
-        return round(1 - self.confidence, 12) * share
+    @property
+    def alpha(self) -> float:
+        """The error that a verdict may make."""
+        return round(1 - self.confidence, 12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,6 @@ class Verdict:
     """Examples, or clusters, that there would have to be in all."""
     upper_bound: float | None = None
     alpha: float | None = None
-    look: int | None = None
     samples: int | None = None
     worse: int | None = None
     better: int | None = None
@@ -93,12 +92,10 @@ def judge(
     seed: int,
     default_slices: Sequence[str] = (),
     cluster: str | None = None,
-    look: int | None = None,
 ) -> Judged:
     """Outcomes of a dense model and its compressed child -> what changed, by slice, and the verdict.
 
-    Examples with one value in the slice column `cluster` belong together. `look` counts the verdicts on this dense model
-    by this evaluation and these gates, from 1; each spends its share of the error. Without gates it only measures: one
+    Examples with one value in the slice column `cluster` belong together. Without gates it only measures: one
     `overall` row without a limit, `pass` if the whole could be measured.
     """
     rules = gates or Gates()
@@ -106,7 +103,7 @@ def judge(
     if isinstance(pairs, Finding):
         return Judged(evaluations=(), verdicts=(_summary((), None).row(),), findings=(pairs,))
     groups, missing = group(pairs, slices, default_slices, rules.min_samples)
-    alpha = rules.alpha(look)
+    alpha = rules.alpha
     comparisons = sorted(
         (
             compare(
@@ -122,7 +119,7 @@ def judge(
         verdicts: tuple[Verdict, ...] = ()
         told: tuple[Finding, ...] = (gatewords.UNGATED,)
     else:
-        verdicts = by_evidence(comparisons, gates, metric=metric, alpha=alpha, look=look)
+        verdicts = by_evidence(comparisons, gates, metric=metric, alpha=alpha)
         told = tuple(gatewords.told(comparisons, {v.slice: v.row() for v in verdicts}, gates, alpha, cluster))
         verdicts, about_slices = _with_missing(verdicts, gates, missing)
         told += about_slices
@@ -141,7 +138,6 @@ def by_evidence(
     *,
     metric: str,
     alpha: float,
-    look: int | None = None,
 ) -> tuple[Verdict, ...]:
     """Each gate on each of its slices, worst first. All slices that have examples enough are one family for Holm."""
     whole = next(comparison for comparison in comparisons if comparison.slice == ALL)
@@ -174,7 +170,6 @@ def by_evidence(
                 ) if is_open else None,
                 upper_bound=comparison.bound,
                 alpha=alpha,
-                look=look,
                 samples=comparison.samples,
                 worse=comparison.worse,
                 better=comparison.better,

@@ -25,6 +25,8 @@ Groups = NDArray[np.intp]
 
 BOOTSTRAP_FROM = 200
 """Independent units from which the BCa bootstrap tests; with fewer, signs are flipped."""
+FEW_CHANGES = 20
+"""Units that changed, below which no bootstrap of counts is believed when it claims more than if none had."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +144,7 @@ def unchanged_bound(units: int, alpha: float) -> float:
 
 def _counted(found: Evidence, asked: Asked) -> Evidence:
     """Evidence of counts: where few units changed a bootstrap claims more than is known, and where none did, certainty."""
-    if found.units < 2:
+    if found.units < 2 or found.changed >= FEW_CHANGES:
         return found
     bound = _above(unchanged_bound(found.units, asked.alpha), found.bound)
     if found.changed:

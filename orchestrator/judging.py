@@ -17,13 +17,11 @@ def run(
     dense_rows: Sequence[Row],
     pruned_rows: Sequence[Row],
     seed: int,
-    look: int | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Rows by table name: `evaluations`, `verdicts`, `exemplars`, `findings`.
 
     `params` has `dataset`, `metric`, `slices` and `gates`, which is None where the recipe only measures; and
-    `default_slices` where it names no slices, `cluster` where a column says which examples belong together. `look`: see
-    `gates.judge`.
+    `default_slices` where it names no slices, `cluster` where a column says which examples belong together.
     """
     dense, pruned = dense_rows, pruned_rows
     if params["metric"] not in KNOWN:
@@ -39,7 +37,6 @@ def run(
         seed=seed,
         default_slices=params.get("default_slices", ()),
         cluster=params.get("cluster"),
-        look=look,
     )
     return {
         "evaluations": list(judged.evaluations),

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 
 from orchestrator.comparison import Comparison
+from orchestrator.inference import FEW_CHANGES
 from orchestrator.statistics import answers_needed, examples_needed
-
-ENOUGH_CHANGES = 20
-"""Units that changed, from which a slice's own unsteadiness is known; with fewer it is taken to be that of all examples."""
 
 
 def needed(
@@ -26,7 +24,8 @@ def needed(
     So many that a change without harm is found to be within its margin nine times in ten. Where there are as many
     already, so many that a drop such as was observed would be found to be within, or to be harm among `tests` tests.
     """
-    own = part if (part.changed or 0) >= ENOUGH_CHANGES or whole.spread is None else whole
+    is_known = (part.changed or 0) >= FEW_CHANGES or whole.spread is None
+    own = part if is_known else whole  # so few changes do not tell how unsteady a slice is
     spread, is_counted = own.spread or 0.0, part.flips is not None
     single = is_counted and metric == "accuracy" and part.units == part.samples
     room = math.log1p(margin) if metric == "perplexity" else margin

@@ -151,7 +151,6 @@ _TABLES: Mapping[str, Sequence[tuple[str, pa.DataType]]] = {
         ("samples_needed", pa.int64()),
         ("upper_bound", pa.float64()),
         ("alpha", pa.float64()),
-        ("look", pa.int64()),
         ("samples", pa.int64()),
         ("worse", pa.int64()),
         ("better", pa.int64()),

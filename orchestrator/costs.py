@@ -21,6 +21,9 @@ GRADIENTS_PER_WEIGHT = {"taylor": 1, "fisher": 2}  # float32 numbers while they 
 INPUTS_SQUARED_PER_PARAMETER = (
     12  # the widest layer's inputs squared are at most a twelfth, as in BERT; less in larger ones
 )
+BATCH_TOKENS = 4096  # of one step of distillation at most, as in `tasks.batches`
+DISTILLED_BYTES_PER_PARAMETER = 16  # float32 weights, both moments of Adam, and gradients
+LOOKS = 8  # at the held-out loss, as in `tasks.distillation`
 PRIOR_WEIGHT = 2.0  # the prior counts as so many past units
 
 
@@ -112,7 +115,17 @@ def prior_seconds(unit: Unit, pool: Pool) -> float:
     if unit.task is TaskName.SENSITIVITY:
         layers = max(1.0, math.sqrt(model.parameters) / 40)  # layer counts grow with the root of the size
         passes += 1.0 + len(unit.step.params["grid"]) * layers / unit.parts
-    return seconds + passes * 2.0 * model.parameters * tokens / speed
+    work = passes * tokens + _recovery_tokens(unit, tokens)
+    return seconds + work * 2.0 * model.parameters / speed
+
+
+def _recovery_tokens(unit: Unit, tokens: float) -> float:
+    """Tokens of further forward passes: the losses before and after, and of distillation the steps, each worth four."""
+    recover = unit.step.params.get("recover")
+    if not recover:
+        return 0.0
+    steps = int((recover.get("distill") or {}).get("steps", 0))
+    return 4.0 * tokens + steps * 4.0 * min(tokens, BATCH_TOKENS) + (LOOKS / 5 * tokens if steps else 0.0)
 
 
 def memory_bytes(unit: Unit) -> int:
@@ -124,7 +137,19 @@ def memory_bytes(unit: Unit) -> int:
         TaskName.LATENCY: 2.0,
         TaskName.JUDGE: 0.0,
     }[unit.task] * (2.0 if unit.reads_both else 1.0)
-    return int(INTERPRETER_BYTES + copies * unit.model.bytes) + _hessian_bytes(unit) + _gradient_bytes(unit)
+    beside = _hessian_bytes(unit) + _gradient_bytes(unit) + _recovery_bytes(unit)
+    return int(INTERPRETER_BYTES + copies * unit.model.bytes) + beside
+
+
+def _recovery_bytes(unit: Unit) -> int:
+    """The pruned model beside the dense one, what distillation keeps of each weight, and the best weights so far."""
+    params = unit.step.params
+    recover = params.get("recover") or {}
+    runs_both = (
+        recover or params.get("budget") or params.get("quality") or params.get("allocation") == "knapsack"
+    )
+    learns = DISTILLED_BYTES_PER_PARAMETER * unit.model.parameters + 2 * unit.model.bytes
+    return (unit.model.bytes if runs_both else 0) + (learns if recover.get("distill") else 0)
 
 
 def _hessian_bytes(unit: Unit) -> int:

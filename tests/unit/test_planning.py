@@ -328,3 +328,19 @@ def test_recovery_is_part_of_the_prune_unit_and_gives_it_data(make_plan, fleet_t
     assert unit.step.data is not None
     assert unit.step.params["recover"]["distill"]["steps"] == 100
     assert before.units[chains[0].prune].step.data is None
+
+
+def test_distillation_is_expected_to_take_memory_for_its_steps_and_time_for_each(
+    make_plan, fleet_text, costs, make_pool
+):
+    def estimate(recover):
+        text = fleet_text.replace("pattern: 2:4}", f"pattern: 2:4, dataset: manual, recover: {recover}}}")
+        plan = make_plan(text=text)
+        chain = next(chain for chain in plan.chains if chain.recipe == "two-four")
+        return costs.estimate(plan.units[chain.prune], make_pool())
+
+    few, many = estimate("{distill: {steps: 10}}"), estimate("{distill: {steps: 1000}}")
+    plain = estimate("{bias: true}")
+    assert plain.seconds < few.seconds < many.seconds
+    assert few.memory_bytes == many.memory_bytes
+    assert few.memory_bytes - plain.memory_bytes == 16 * 100_000 + 2 * 400_000

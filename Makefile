@@ -28,11 +28,11 @@ system:
 	  if [ -n "$$missing" ]; then export DEBIAN_FRONTEND=noninteractive; \
 	    apt-get update -qq && apt-get install -qq -y --no-install-recommends $(DEBIAN_PACKAGES) >/dev/null; fi; fi
 
-# Exit code 3 says that a gate refused something: the demo has a recipe that goes too far on purpose.
+# Exit code 3 says that a gate refused something: the demo has recipes that go too far on purpose.
 demo: $(STAMP)
 	$(BIN)/python examples/zoo/train.py $(DEMO)/zoo
 	@$(BIN)/prunefleet run examples/demo/fleet.yaml; code=$$?; \
-	  if [ $$code = 3 ]; then echo "a gate refused the recipe that goes too far on purpose (exit code 3); see the report"; fi; \
+	  if [ $$code = 3 ]; then echo "gates refused the recipes that go too far on purpose (exit code 3); see the report"; fi; \
 	  [ $$code = 0 ] || [ $$code = 3 ]
 
 test: $(STAMP) system

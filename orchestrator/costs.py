@@ -17,6 +17,10 @@ START_SECONDS = 0.3  # opening a model and its data
 INTERPRETER_BYTES = 700 * 2**20  # a worker that has imported torch and transformers
 HESSIANS_HELD_BYTES = 2**30  # as `tasks.hessians` limits them
 GRADIENTS_HELD_BYTES = 2**30  # as `tasks.gradients` limits them
+TRIALS_OF_UNITS = 100.0
+"""Passes of the criterion `loss`: how many units a model has is not known before it is opened."""
+COPIES_OF_A_CUT = 6.0
+"""Dense and smaller model, and either once more in float32, where it is seen whether they compute the same."""
 GRADIENTS_PER_WEIGHT = {"taylor": 1, "fisher": 2}  # float32 numbers while they are gathered
 INPUTS_SQUARED_PER_PARAMETER = (
     12  # the widest layer's inputs squared are at most a twelfth, as in BERT; less in larger ones
@@ -112,6 +116,8 @@ def prior_seconds(unit: Unit, pool: Pool) -> float:
         seconds, passes = seconds + model.bytes / COPY_BYTES_PER_SECOND, 2.0 * passes
     if unit.step.params.get("criterion") in GRADIENTS_PER_WEIGHT:
         passes += 3.0  # once forward and back
+    if unit.step.params.get("criterion") == "loss":
+        passes += TRIALS_OF_UNITS
     if unit.task is TaskName.SENSITIVITY:
         layers = max(1.0, math.sqrt(model.parameters) / 40)  # layer counts grow with the root of the size
         passes += 1.0 + len(unit.step.params["grid"]) * layers / unit.parts
@@ -137,6 +143,8 @@ def memory_bytes(unit: Unit) -> int:
         TaskName.LATENCY: 2.0,
         TaskName.JUDGE: 0.0,
     }[unit.task] * (2.0 if unit.reads_both else 1.0)
+    if "cut" in unit.step.params:
+        copies = COPIES_OF_A_CUT
     beside = _hessian_bytes(unit) + _gradient_bytes(unit) + _recovery_bytes(unit)
     return int(INTERPRETER_BYTES + copies * unit.model.bytes) + beside
 

@@ -22,6 +22,8 @@ FINDING_KINDS = (
     "examples_differ",
     "extra_file",
     "ignored_config_key",
+    "inseparable_units",
+    "kept_least",
     "missing_cluster",
     "missing_slice",
     "more_zeros",

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.domain import Catalog, Chain, DataRef, Impossible, ModelVersion, Plan, Step, TaskName, Unit
 from orchestrator.identity import digest
-from orchestrator.spec import DatasetSpec, Fleet, Match, RecipeSpec
+from orchestrator.spec import DatasetSpec, Fleet, Match, PruneSpec, RecipeSpec
 from tasks.contract import TASK_VERSIONS
 
 VERSIONS: Mapping[str, int] = {**TASK_VERSIONS, "judge": 3}
@@ -210,29 +210,14 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
         return _data_ref(name, fleet.datasets[name], data[name], split, samples, slices)
 
     sensitivity = prune = evaluate = latency = judge = None
-    mask: dict[str, Any] = {}
-    if recipe.prune:
-        scope = recipe.prune.scope or ("row" if recipe.prune.criterion in BY_ROW else "tensor")
-        mask = {
-            "criterion": recipe.prune.criterion,
-            "pattern": recipe.prune.pattern,
-            "scope": None if ":" in recipe.prune.pattern else scope,
-            "skip": list(recipe.prune.skip),
-        }
     if recipe.sensitivity and recipe.prune:
         asked = recipe.sensitivity
         calibration = ref(asked.dataset, asked.split, asked.samples)
-        params = {**mask, "grid": list(asked.grid), "metric": asked.metric}
+        params = {**_mask_params(recipe.prune), "grid": list(asked.grid), "metric": asked.metric}
         sensitivity = _step(TaskName.SENSITIVITY, params, calibration, recipe.seed)
     if recipe.prune:
-        params = {
-            **mask,
-            "amount": recipe.prune.share,
-            "allocation": recipe.prune.allocation,
-            "max_amount": recipe.prune.max_amount if recipe.prune.allocation != "uniform" else 1.0,
-            **recipe.prune.extras,
-        }
-        prune = _step(TaskName.PRUNE, params, _calibration_of(recipe, ref), recipe.seed)
+        calibration_data = _calibration_of(recipe, ref)
+        prune = _step(TaskName.PRUNE, _prune_params(recipe.prune), calibration_data, recipe.seed)
     if recipe.evaluate:
         asked_slices = recipe.evaluate.slices
         dataset = fleet.datasets[recipe.evaluate.dataset]
@@ -263,6 +248,33 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
                 params["cluster"] = dataset.cluster_by
             judge = _step(TaskName.JUDGE, params, None, recipe.seed)
     return _Steps(sensitivity=sensitivity, prune=prune, evaluate=evaluate, latency=latency, judge=judge)
+
+
+def _prune_params(prune: PruneSpec) -> dict[str, Any]:
+    if prune.cut is not None:
+        return {
+            "criterion": prune.criterion,
+            "cut": prune.cut.shares,
+            "round_to": prune.round_to,
+            **prune.extras,
+        }
+    return {
+        **_mask_params(prune),
+        "amount": prune.share,
+        "allocation": prune.allocation,
+        "max_amount": prune.max_amount if prune.allocation != "uniform" else 1.0,
+        **prune.extras,
+    }
+
+
+def _mask_params(prune: PruneSpec) -> dict[str, Any]:
+    scope = prune.scope or ("row" if prune.criterion in BY_ROW else "tensor")
+    return {
+        "criterion": prune.criterion,
+        "pattern": prune.pattern,
+        "scope": None if ":" in prune.pattern else scope,
+        "skip": list(prune.skip),
+    }
 
 
 def _calibration_of(recipe: RecipeSpec, ref: Any) -> DataRef | None:
@@ -300,7 +312,7 @@ def _add_chain(
         parts = sensitivity_units(model, recipe.sensitivity.units if recipe.sensitivity else None)
         measured = tuple(add(steps.sensitivity, part=part, parts=parts) for part in range(parts))
     if steps.prune:
-        is_measured = steps.prune.params["allocation"] in ("sensitivity", "knapsack")
+        is_measured = steps.prune.params.get("allocation") in ("sensitivity", "knapsack")
         reads = measured if is_measured else ()
         prune = add(steps.prune, needs=reads)
     if steps.evaluate:

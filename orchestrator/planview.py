@@ -34,7 +34,7 @@ def notices(plan: Plan) -> tuple[str, ...]:
     recipes: dict[str, dict[str, None]] = {}
     for chain in plan.chains:
         if chain.prune:
-            pattern = str(plan.units[chain.prune].step.params["pattern"])
+            pattern = str(plan.units[chain.prune].step.params.get("pattern", "cut"))
             recipes.setdefault(pattern, {}).setdefault(chain.recipe)
     return tuple(
         f"{', '.join(names)} ({pattern}): {why}"

@@ -188,15 +188,45 @@ class RecoverSpec(_Part):
         return self
 
 
+class CutSpec(_Part):
+    """Whole units to take out, each as a share of all there are; what is left is a smaller dense model."""
+
+    width: Fraction | None = None
+    """Hidden neurons of the feed-forward parts."""
+    heads: Fraction | None = None
+    """Attention heads; those that share keys and values go together."""
+    experts: Fraction | None = None
+    """Of mixtures, with their rows of the router."""
+    channels: Fraction | None = None
+    """Of convolutional networks, through all residual connections."""
+    depth: Fraction | None = None
+    """Whole blocks."""
+
+    @model_validator(mode="after")
+    def _some(self) -> CutSpec:
+        if not self.shares:
+            raise ValueError("cut names none of width, heads, experts, channels, depth")
+        return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Kind of unit -> share, those that are given."""
+        return {kind: share for kind, share in self.model_dump().items() if share is not None}
+
+
 class PruneSpec(_Part):
     """What to remove: by which score, in which pattern, how much, and how it is spread over the layers."""
 
     criterion: Literal[
-        "magnitude", "wanda", "activation", "variance", "taylor", "fisher", "sparsegpt", "random"
+        "magnitude", "wanda", "activation", "variance", "taylor", "fisher", "sparsegpt", "random", "loss"
     ]
     """Weights alone: `magnitude`. Weights and their inputs: `wanda`, `activation`, `variance`. Weights and gradients of the
     loss: `taylor`, `fisher`. `sparsegpt` also changes the weights that stay, so that they make up for those that go; `random` is a baseline, drawn
-    by the recipe's seed."""
+    by the recipe's seed. `loss`, for cuts, measures the loss without each unit, one after the other."""
+    cut: CutSpec | None = None
+    """In place of a pattern and an amount: take out whole units, so that the model becomes smaller and not sparse."""
+    round_to: Positive = 1
+    """With `cut`: widths and channels that stay are a multiple of this, as hardware likes it."""
     pattern: Annotated[str, StringConstraints(pattern=r"^(unstructured|[1-9][0-9]?:[1-9][0-9]?)$")] = (
         "unstructured"
     )
@@ -229,6 +259,12 @@ class PruneSpec(_Part):
 
     @model_validator(mode="after")
     def _fits(self) -> PruneSpec:
+        if self.cut is not None:
+            return self._cuts(self.cut)
+        if self.criterion == "loss":
+            raise ValueError("criterion: loss needs cut: it measures what a whole unit is worth")
+        if self.round_to != 1:
+            raise ValueError("round_to needs cut: masks change no size")
         if ":" in self.pattern:
             kept, group = map(int, self.pattern.split(":"))
             if kept >= group:
@@ -250,6 +286,21 @@ class PruneSpec(_Part):
             raise ValueError("amount, budget and quality each say how much goes; give one of them")
         if (self.budget or self.quality) and not self.is_measured:
             raise ValueError("budget and quality need allocation: sensitivity or knapsack")
+        return self
+
+    def _cuts(self, cut: CutSpec) -> PruneSpec:
+        masks = ("pattern", "amount", "budget", "quality", "scope", "allocation", "max_amount", "skip")
+        given = [name for name in masks if getattr(self, name) != type(self).model_fields[name].default]
+        if given:
+            raise ValueError(f"{given[0]} is about masks, and does not go with cut")
+        if self.recover is not None and self.recover.bias:
+            raise ValueError(
+                "recover.bias is about masks, and does not go with cut; distill learns biases too"
+            )
+        if self.criterion == "sparsegpt":
+            raise ValueError(
+                "criterion: sparsegpt does not go with cut: it scores weights while it changes them"
+            )
         return self
 
     @property
@@ -367,6 +418,10 @@ class RecipeSpec(_Part):
         if self.gates is not None and self.gates.max_drop is None and self.gates.max_slice_drop is None:
             raise ValueError("gates need max_drop or max_slice_drop")
         if self.prune is not None:
+            if self.prune.cut is not None and self.sensitivity is not None:
+                raise ValueError(
+                    "sensitivity is about masks; to measure what units are worth, use criterion: loss"
+                )
             if self.prune.is_measured and self.sensitivity is None:
                 raise ValueError(f"allocation: {self.prune.allocation} needs a sensitivity step")
             if self.prune.needs_data and self.prune.dataset is None and self.sensitivity is None:
@@ -511,6 +566,7 @@ def _known_keys(path: yamltext.Path) -> list[str]:
         "budget": BudgetSpec,
         "quality": QualitySpec,
         "recover": RecoverSpec,
+        "cut": CutSpec,
         "distill": DistillSpec,
         "evaluate": EvaluateSpec,
         "latency": LatencySpec,

@@ -29,6 +29,7 @@ from tasks.selection import (
     without_groups,
     without_unreached,
 )
+from tasks.structuring import run_cut
 from tasks.sweeping import Outcome, findings_of_sweeps, hessians_as_stored, sweeping
 from tasks.weights import open_checkpoint, write_like
 
@@ -42,6 +43,8 @@ def run(work: Work) -> Product:
     that quotient itself; before recovery. Table `recoveries`: see `tasks.recovery`. Table `artifacts`: see `tasks.measures`
     for what flops count; masks leave them as they are.
     """
+    if "cut" in work.params:
+        return run_cut(work)
     recipe = read_recipe(work.params)
     if work.output is None:
         raise ValueError("a prune unit needs an output directory")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,7 +133,7 @@ def write_like(
     tokenizer and other files that cannot run; each one left out is a finding. A weight file has its name only when
     it is complete.
     """
-    findings = _copy_companions(checkpoint, output)
+    findings = copy_companions(checkpoint, output)
     for file in checkpoint.files:
         partial = output / f".{file.path.name}.partial"
         with open_regular(file.path) as source, open(partial, "wb", buffering=0) as target:
@@ -154,6 +154,26 @@ def same_bytes(one: Checkpoint, other: Checkpoint, name: str) -> bool:
             if ours != os.pread(right.fileno(), size, second.begin + start):
                 return False
     return True
+
+
+def copy_companions(
+    checkpoint: Checkpoint, output: Path, *, without: Collection[str] = ()
+) -> tuple[Finding, ...]:
+    """Copies what stands beside the weights and cannot run; each file that is left out is a finding, unless asked for."""
+    weights = {file.path.name for file in checkpoint.files}
+    findings = []
+    for path in sorted(checkpoint.directory.iterdir()):
+        if path.name in weights or path.name in without:
+            continue
+        if reason := _reason_to_leave(path):
+            findings.append(
+                Finding(kind="skipped_file", subject=printable(path.name), message=f"not copied: {reason}")
+            )
+            continue
+        with open_regular(path) as source, open(output / path.name, "wb", buffering=0) as target:
+            size = os.fstat(source.fileno()).st_size
+            _copy_range(source.fileno(), target.fileno(), 0, size, path.name)
+    return tuple(findings)
 
 
 def read_exactly(descriptor: int, into: memoryview, offset: int, file: str) -> None:
@@ -227,23 +247,6 @@ def _write_all(target: int, data: memoryview) -> int:
     while done < len(data):
         done += os.write(target, data[done : done + (1 << 30)])
     return done
-
-
-def _copy_companions(checkpoint: Checkpoint, output: Path) -> tuple[Finding, ...]:
-    weights = {file.path.name for file in checkpoint.files}
-    findings = []
-    for path in sorted(checkpoint.directory.iterdir()):
-        if path.name in weights:
-            continue
-        if reason := _reason_to_leave(path):
-            findings.append(
-                Finding(kind="skipped_file", subject=printable(path.name), message=f"not copied: {reason}")
-            )
-            continue
-        with open_regular(path) as source, open(output / path.name, "wb", buffering=0) as target:
-            size = os.fstat(source.fileno()).st_size
-            _copy_range(source.fileno(), target.fileno(), 0, size, path.name)
-    return tuple(findings)
 
 
 def _reason_to_leave(path: Path) -> str:

@@ -29,8 +29,8 @@ COMMAND = Path(sys.executable).parent / "prunefleet"
 WITNESS = Path(ray_nodes.__file__).parent / "witness"
 SILENT_HEAD_SECONDS = 10  # Ray's own setting; a minute where nobody sets it
 LONG = 300.0  # for whatever must happen, on a machine as busy as it may be
-DOCUMENTED = {0, 3, 69, 75}
-FINISHED = {0, 3}
+DOCUMENTED = {0, 3, 5, 69, 75}
+FINISHED = {0, 3, 5}
 
 FLEET = """
 version: 1

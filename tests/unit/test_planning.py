@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from orchestrator.planning import dependents, sensitivity_units, unit_key
+from orchestrator.planview import notices
 
 
 def tasks_of(plan, keys=None):
@@ -344,3 +345,49 @@ def test_distillation_is_expected_to_take_memory_for_its_steps_and_time_for_each
     assert plain.seconds < few.seconds < many.seconds
     assert few.memory_bytes == many.memory_bytes
     assert few.memory_bytes - plain.memory_bytes == 16 * 100_000 + 2 * 400_000
+
+
+def cutting(text, prune="criterion: magnitude, cut: {width: 0.25, depth: 0.5}, round_to: 8"):
+    return text.replace("criterion: magnitude, pattern: 2:4", prune)
+
+
+def test_a_cut_has_its_own_params_and_changes_no_other_key(make_plan, fleet_text):
+    before, after = make_plan(), make_plan(text=cutting(fleet_text))
+    (chain,) = (chain for chain in after.chains if chain.recipe == "two-four")
+    unit = after.units[chain.prune]
+    assert unit.step.params == {
+        "criterion": "magnitude", "cut": {"width": 0.25, "depth": 0.5}, "round_to": 8
+    }  # fmt: skip
+    assert unit.step.data is None
+    (untouched,) = (chain for chain in after.chains if chain.recipe == "half")
+    assert set(untouched.units) <= set(before.units)
+
+
+def test_a_cut_by_data_reads_calibration_data(make_plan, fleet_text):
+    text = cutting(fleet_text, "criterion: taylor, cut: {heads: 0.5}, dataset: manual, split: calibration")
+    plan = make_plan(text=text)
+    (chain,) = (chain for chain in plan.chains if chain.recipe == "two-four")
+    assert plan.units[chain.prune].step.data.split == "calibration"
+
+
+def test_a_cut_is_expected_to_take_more_memory_and_its_trials_more_time(
+    make_plan, fleet_text, costs, make_pool
+):
+    texts = [
+        cutting(fleet_text, f"criterion: {how}, dataset: manual")
+        for how in ("wanda, amount: 0.5", "wanda, cut: {depth: 0.5}", "loss, cut: {depth: 0.5}")
+    ]
+    estimates = []
+    for text in texts:
+        plan = make_plan(text=text)
+        (chain,) = (chain for chain in plan.chains if chain.recipe == "two-four")
+        estimates.append(costs.estimate(plan.units[chain.prune], make_pool()))
+    mask, cut, measured = estimates
+    assert cut.memory_bytes > mask.memory_bytes
+    assert measured.seconds > cut.seconds
+
+
+def test_the_plan_does_not_say_of_a_cut_that_it_gains_nothing(make_plan, fleet_text):
+    text = cutting(fleet_text)
+    assert not any("two-four" in notice for notice in notices(make_plan(text=text)))
+    assert any("two-four" in notice for notice in notices(make_plan()))

@@ -52,7 +52,7 @@ def test_a_store_may_name_its_endpoint(fleet_text):
 @pytest.mark.parametrize(
     ("old", "new", "at", "words"),
     [
-        ("criterion: wanda", "criterion: wandaa", "wandaa", ["recipes.half.prune.criterion", "'variance', 'taylor', 'fisher', 'sparsegpt' or 'random'"]),
+        ("criterion: wanda", "criterion: wandaa", "wandaa", ["recipes.half.prune.criterion", "'fisher', 'sparsegpt', 'random' or 'loss'"]),
         ("amount: 0.5", "amount: 1.5", "1.5", ["recipes.half.prune.amount", "less than or equal to 1", "1.5"]),
         ("amount: 0.5", "amount: -0.1", "-0.1", ["greater than or equal to 0"]),
         ("amount: 0.5", "amount: half", "half,", ["valid number", "half"]),
@@ -118,6 +118,24 @@ def test_every_mistake_is_told_at_once(fleet_text):
         (
             "{prune: {criterion: magnitude, amount: 0.5, dataset: manual, recover: {distil: true}}}",
             "unknown key 'distil'; did you mean 'distill'",
+        ),
+        ("{prune: {criterion: magnitude, cut: {}}}", "cut names none of width"),
+        ("{prune: {criterion: magnitude, cut: {width: 1.2}}}", "less than or equal to 1"),
+        ("{prune: {criterion: magnitude, cut: {widht: 0.2}}}", "did you mean 'width'"),
+        ("{prune: {criterion: magnitude, cut: {width: 0.2}, amount: 0.5}}", "amount is about masks"),
+        ("{prune: {criterion: magnitude, cut: {width: 0.2}, pattern: 2:4}}", "pattern is about masks"),
+        ("{prune: {criterion: magnitude, cut: {width: 0.2}, skip: [x]}}", "skip is about masks"),
+        ("{prune: {criterion: sparsegpt, cut: {width: 0.2}, dataset: manual}}", "does not go with cut"),
+        ("{prune: {criterion: loss, cut: {width: 0.2}}}", "needs calibration data"),
+        (
+            "{prune: {criterion: magnitude, cut: {width: 0.2}, dataset: manual, recover: {bias: true}}}",
+            "recover.bias is about masks",
+        ),
+        ("{prune: {criterion: loss, amount: 0.2, dataset: manual}}", "loss needs cut"),
+        ("{prune: {criterion: magnitude, amount: 0.2, round_to: 8}}", "round_to needs cut"),
+        (
+            "{sensitivity: {dataset: manual}, prune: {criterion: wanda, cut: {width: 0.2}}}",
+            "use criterion: loss",
         ),
         ("{prune: {criterion: magnitude, amount: 0.5, allocation: knapsack}}", "needs a sensitivity step"),
         (

@@ -1,0 +1,360 @@
+"""Effects. The prune task of a recipe that cuts: whole units are taken out, and what is left is a smaller dense model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from tasks.accounts import write_mark
+from tasks.axes import axes_of, shapes_of, with_changes
+from tasks.building import build
+from tasks.configs import CONFIG, MAX_CONFIG_BYTES, ModelConfig, read_config
+from tasks.contract import BadInput, Finding, Product, Row, Work
+from tasks.cuts import Cut
+from tasks.data import read
+from tasks.depth import Stack, bypassed, stack_of
+from tasks.fitting import fit
+from tasks.headers import open_regular
+from tasks.holding import holding
+from tasks.measures import dense_flops, parameter_names
+from tasks.models import Model, load, load_afresh, outline, prunable_layers
+from tasks.patterns import mask_lowest, pruned_count
+from tasks.probing import answer_of, in_float32
+from tasks.recipes import bad_recipe
+from tasks.recount import ArtifactWrong, count_nonzero
+from tasks.recovery import Recovered, recover_
+from tasks.reopening import reopen_in_a_clean_process
+from tasks.resizing import Stored, write_anew
+from tasks.rewriting import rewrite
+from tasks.strictjson import parse_object
+from tasks.symmetry import Group, groups_of
+from tasks.units import choose, kept_count
+from tasks.worths import Worths, calibration_of, worths_of
+
+DEPTH = "depth"
+SAME = 1e-3
+"""By which answers may differ, relative to the largest, where they should be the same but for rounding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutRecipe:
+    """The params of a prune unit that cuts, checked."""
+
+    criterion: str
+    cut: Mapping[str, float]
+    """Kind of unit -> the share of them that goes."""
+    round_to: int
+
+
+def run_cut(work: Work) -> Product:
+    """Writes the smaller model to `work.output`, in the layout and under the names of the dense one.
+
+    Table `layers`: one row a coupled group; `parameters` are those of all weights that hold a slice of it. The artifact
+    is loaded again: every weight is the slice that was meant, bit by bit, and the model answers as the dense one does
+    with the units left out, where taking them out can do that (else a finding says so).
+    """
+    recipe = read_cut(work.params)
+    if work.output is None:
+        raise ValueError("a prune unit needs an output directory")
+    model = outline(work.model)
+    config = read_config(work.model, len(model.checkpoint.names))
+    groups = _groups(model, config, recipe)
+    dtype = next(model.module.parameters()).dtype
+    stack = stack_of(config, model.config, dtype) if DEPTH in recipe.cut else None
+    worths = worths_of(work, recipe.criterion, groups, stack)
+    cut = _choose(recipe, groups, stack, worths)
+    file_findings = _write(work, model, config, cut)
+    fresh = load_afresh(work.output, work.device)
+    _check_slices(work, fresh, cut)
+    doubts = tuple(_separable(recipe, model, fresh, cut))
+    recovered = _recover(work, fresh)
+    rows = list(_rows(model, recipe, cut))
+    artifact = _artifact(model, work.output)
+    if work.params.get("verify") == "process":
+        _check_apart(work.output, artifact)
+    write_mark(work, rows, artifact)
+    findings = (
+        *model.findings,
+        *worths.findings,
+        *file_findings,
+        *_doubts(recipe, cut, artifact),
+        *doubts,
+        *(recovered.findings if recovered else ()),
+    )
+    tables: dict[str, Sequence[Row]] = {"layers": rows, "artifacts": [artifact]}
+    if recovered:
+        tables["recoveries"] = recovered.rows
+    return Product(tables=tables, has_artifact=True, findings=findings)
+
+
+def read_cut(params: Mapping[str, Any]) -> CutRecipe:
+    """The params of a prune unit that cuts; BadInput for values that make no sense."""
+    cut = {str(kind): float(share) for kind, share in params["cut"].items()}
+    if not cut:
+        raise bad_recipe("cut names nothing")
+    for kind, share in cut.items():
+        if not 0 <= share <= 1:
+            raise bad_recipe(f"cut.{kind} is {share!r} and must be a share from 0 to 1")
+    return CutRecipe(criterion=params["criterion"], cut=cut, round_to=int(params.get("round_to", 1)))
+
+
+def _groups(model: Model, config: ModelConfig, recipe: CutRecipe) -> tuple[Group, ...]:
+    kinds = [kind for kind in recipe.cut if kind != DEPTH]
+    if not kinds:
+        return ()
+    dtype = next(model.module.parameters()).dtype
+    wide = in_float32(model)
+    answer = answer_of(wide)
+    axes = [axis for kind in kinds for axis in axes_of(config, model.config, kind, dtype)]
+    return tuple(group for axis in axes for group in groups_of(wide.module, axis, answer))
+
+
+def _choose(recipe: CutRecipe, groups: Sequence[Group], stack: Stack | None, worths: Worths) -> Cut:
+    changes: dict[Any, Any] = {}
+    choices = []
+    for group, found in zip(groups, worths.units, strict=True):
+        axis = group.axis
+        alike = [other for other in groups if other.axis is axis]
+        kept = kept_count(axis, recipe.cut[axis.kind], recipe.round_to, alike)
+        changes |= axis.settings(kept)
+        choices.append(choose(group, found, kept))
+    blocks: tuple[int, ...] = ()
+    if stack and worths.blocks is not None:
+        blocks = best_blocks(worths.blocks, recipe.cut[DEPTH])
+        changes |= stack.changes(blocks)
+    return Cut(choices=tuple(choices), stack=stack, blocks=blocks, changes=changes)
+
+
+def _write(work: Work, model: Model, config: ModelConfig, cut: Cut) -> tuple[Finding, ...]:
+    """The smaller checkpoint; BadInput if config.json cannot say what is left."""
+    assert work.output is not None
+    state = load(work.model).module.state_dict(keep_vars=True)
+    dtype = next(model.module.parameters()).dtype
+    wanted = shapes_of(config, cut.changes, dtype)
+    planned = _Planned(model=model, cut=cut, module=_smaller(config, cut, dtype))
+    for name, shape in wanted.items():
+        origin = cut.origin(name)
+        if origin not in state:
+            _cannot_say(name, "the dense model has no such weight")
+        weight = state[origin].detach()
+        found = cut.sliced(origin, weight.to("meta"))
+        if tuple(found.shape) != shape:
+            _cannot_say(name, f"it would ask for shape {list(shape)}, and {list(found.shape)} is left")
+        planned.add(name, found)
+    text = _config_text(work, cut)
+
+    def give(stored: str) -> torch.Tensor:
+        name = planned.source[stored]
+        origin = cut.origin(name)
+        return planned.stored_as(stored, name, cut.sliced(origin, state[origin].detach()))
+
+    return write_anew(model.checkpoint, work.output, planned.tensors, give, text)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Planned:
+    """The tensors to be stored, and which weight of the smaller model each is from."""
+
+    model: Model
+    cut: Cut
+    module: Any
+    tensors: list[Stored] = field(default_factory=list)
+    source: dict[str, str] = field(default_factory=dict)
+    _last: tuple[str, Mapping[str, torch.Tensor]] = ("", field(default_factory=dict))
+
+    def add(self, name: str, weight: torch.Tensor) -> None:
+        """Plans a weight of the smaller model, on the meta device."""
+        direct = self.model.naming.stored.get(name)
+        parts = dict.fromkeys(direct, weight) if direct else taken_apart(self.module, name, weight)
+        for stored, part in parts.items():
+            self.tensors.append(Stored(name=stored, dtype=part.dtype, shape=tuple(part.shape)))
+            self.source[stored] = name
+
+    def stored_as(self, stored: str, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """The stored tensor that a weight becomes, or one of several."""
+        if self.model.naming.stored.get(name):
+            return weight
+        return taken_apart(self.module, name, weight)[stored]
+
+
+def taken_apart(module: Any, name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A weight that transformers puts together from several stored tensors -> those tensors."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    found: dict[str, torch.Tensor] = revert_weight_conversion(module, {name: weight})
+    return found
+
+
+def _smaller(config: ModelConfig, cut: Cut, dtype: torch.dtype) -> nn.Module:
+    values = with_changes(config.values, cut.changes)
+    return build(ModelConfig(architecture=config.architecture, values=values, findings=()), dtype)[0]
+
+
+def _config_text(work: Work, cut: Cut) -> str:
+    with open_regular(work.model / CONFIG) as stream:
+        data = stream.read(MAX_CONFIG_BYTES + 1)
+    values = parse_object(
+        data, what="the model's config", file=CONFIG, max_bytes=MAX_CONFIG_BYTES, may_be_infinite=True
+    )
+    return json.dumps(with_changes(values, cut.changes), indent=2, ensure_ascii=False) + "\n"
+
+
+def _check_slices(work: Work, fresh: Model, cut: Cut) -> None:
+    """Raises ArtifactWrong unless the model that was loaded again has the slices that were meant, bit by bit."""
+    dense = load(work.model, work.device).module.state_dict(keep_vars=True)
+    for name, weight in fresh.module.state_dict(keep_vars=True).items():
+        origin = cut.origin(name)
+        meant = cut.sliced(origin, dense[origin].detach())
+        if meant.dtype != weight.dtype or not torch.equal(meant.to(weight.device), weight.detach()):
+            raise ArtifactWrong(f"{name} is not what was to be left of {origin}")
+
+
+def _separable(recipe: CutRecipe, model: Model, fresh: Model, cut: Cut) -> Iterator[Finding]:
+    """Whether the smaller model answers as the dense one with zeros in place of what went."""
+    wide, small = in_float32(model), in_float32(fresh)
+    found = _first_answer(small)
+    if not bool(torch.isfinite(found).all()):
+        raise ArtifactWrong("the smaller model answers with NaN or infinity")
+    if "experts" in recipe.cut:
+        return  # what an expert is chosen by has no value at which it never is
+    emptied = cut.emptied(wide.module.state_dict(keep_vars=True))
+    with torch.no_grad(), holding(wide.module, emptied):
+        if cut.stack:
+            with bypassed(wide.module, cut.stack, cut.removed_blocks):
+                expected = answer_of(wide)()
+        else:
+            expected = answer_of(wide)()
+    apart = float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-12)
+    if apart > SAME:
+        message = (
+            f"without its units the model answers otherwise than with zeros in their place (by {apart:.2g} of the largest "
+            "answer): something, such as a norm, is taken over all of them, so the scores tell only part of what it costs"
+        )
+        yield Finding(kind="inseparable_units", subject=", ".join(recipe.cut), message=message)
+
+
+def _first_answer(small: Model) -> torch.Tensor:
+    """BadInput if sizes are such that a kernel refuses them."""
+    try:
+        return answer_of(small)()
+    except RuntimeError as error:
+        raise BadInput(
+            "the smaller model does not run",
+            why=f"with these sizes torch says: {str(error)[:300]}",
+            do="Set prune.round_to to 8 or 16, so that sizes stay multiples of it.",
+        ) from error
+
+
+def _check_apart(output: Path, artifact: Mapping[str, Any]) -> None:
+    """Opens the artifact once more, in a process that shares nothing with this one."""
+    found = reopen_in_a_clean_process(output, ())
+    if not found.is_finite:
+        raise ArtifactWrong("in a clean process the smaller model answers with NaN or infinity")
+    if found.parameters != artifact["parameters"]:
+        raise ArtifactWrong(
+            f"in a clean process it has {found.parameters} parameters, and {artifact['parameters']} were counted"
+        )
+
+
+def _recover(work: Work, fresh: Model) -> Recovered | None:
+    """What the recipe's steps of recovery did to the smaller model, which is written again."""
+    params = work.params.get("recover")
+    if not params:
+        return None
+    assert work.output is not None
+    dense = load(work.model, work.device)
+    fitted = fit(read(calibration_of(work)), dense)
+    layers = prunable_layers(fresh.module)
+    recovered = recover_(dense, fresh, layers, fitted, params, work.seed)
+    if recovered.changed:
+        rewrite(work.output, fresh, recovered.changed)
+    return recovered
+
+
+def _rows(model: Model, recipe: CutRecipe, cut: Cut) -> Iterator[Row]:
+    sizes = {name: weight.numel() for name, weight in model.module.state_dict(keep_vars=True).items()}
+    for choice in cut.choices:
+        group = choice.group
+        total = sum(sizes[slot.dim.tensor] for slot in group.slots)
+        kept = len(choice.kept[0])
+        yield {
+            "layer": group.name,
+            "parameters": total,
+            "pruned_parameters": total - total * kept // group.units,
+            "amount_asked": recipe.cut[group.axis.kind],
+            "amount": 1 - kept / group.units,
+            "reconstruction_error": choice.error,
+        }
+    if cut.stack:
+        inside = [name for name in sizes if cut.stack.block_of(name) is not None]
+        gone = [name for name in inside if cut.stack.block_of(name) in cut.removed_blocks]
+        yield {
+            "layer": cut.stack.name,
+            "parameters": sum(sizes[name] for name in inside),
+            "pruned_parameters": sum(sizes[name] for name in gone),
+            "amount_asked": recipe.cut[DEPTH],
+            "amount": len(cut.removed_blocks) / cut.stack.count,
+            "reconstruction_error": None,
+        }
+
+
+def _artifact(model: Model, output: Path) -> dict[str, Any]:
+    small = outline(output)
+    before, after, pruned = parameter_names(model), parameter_names(small), small.checkpoint
+    return {
+        "dense_bytes": model.checkpoint.bytes,
+        "bytes": pruned.bytes,
+        "dense_parameters": sum(model.checkpoint.entry(name).elements for name in before),
+        "parameters": sum(pruned.entry(name).elements for name in after),
+        "nonzero_parameters": count_nonzero(pruned, after),
+        "dense_flops": dense_flops(model),
+        "flops": dense_flops(small),
+        "runtime": "any",
+    }
+
+
+def _doubts(recipe: CutRecipe, cut: Cut, artifact: Mapping[str, Any]) -> Iterator[Finding]:
+    """What stayed although it was to go, and flops that are not known."""
+    seen: set[int] = set()
+    for choice in cut.choices:
+        axis = choice.group.axis
+        if id(axis) in seen:
+            continue
+        seen.add(id(axis))
+        kept = axis.count * len(choice.kept[0]) // choice.group.units
+        yield from _rounded(axis.name, recipe.cut[axis.kind], axis.count, kept)
+    if cut.stack:
+        yield from _rounded(cut.stack.key, recipe.cut[DEPTH], cut.stack.count, len(cut.blocks))
+    if artifact["flops"] is None:
+        message = "the model cannot be traced without data, so its flops are not known"
+        yield Finding(kind="unknown_flops", subject="model", message=message)
+
+
+def _rounded(name: str, share: float, count: int, kept: int) -> Iterator[Finding]:
+    if kept == count and share > 0:
+        message = f"{share:g} of {count} takes out none of them"
+        yield Finding(kind="zero_effect", subject=name, message=message)
+    elif share == 1:
+        message = f"all {count} were to go; {kept} stay, since a model cannot do without any"
+        yield Finding(kind="kept_least", subject=name, message=message)
+
+
+def best_blocks(worths: torch.Tensor, share: float) -> tuple[int, ...]:
+    """The blocks that stay, in order: those of greatest worth, of equals the first, and one at least."""
+    gone = min(len(worths) - 1, pruned_count(share, len(worths)))
+    return tuple(int(block) for block in (~mask_lowest(worths.numpy(), gone)).nonzero()[0])
+
+
+def _cannot_say(tensor: str, why: str) -> NoReturn:
+    raise BadInput(
+        "the model cannot be cut",
+        why=f"config.json cannot say what is left: {why}",
+        do="Cut something else, or less.",
+        tensor=tensor,
+    )

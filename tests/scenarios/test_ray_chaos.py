@@ -257,7 +257,7 @@ def make_night(tmp_path, tiny_model, tiny_data):
             environment = {
                 "RAY_gcs_rpc_server_reconnect_timeout_s": str(SILENT_HEAD_SECONDS),
                 "CHAOS_WITNESS": str(tmp_path / "witness"),
-                "PYTHONPATH": str(WITNESS),
+                "PYTHONPATH": os.pathsep.join(filter(None, (str(WITNESS), os.environ.get("PYTHONPATH")))),
             }
             (tmp_path / "fleet.yaml").write_text(FLEET)
             tiny_data(tmp_path / "data")

@@ -65,6 +65,26 @@ def test_what_passed_is_published_under_its_alias_and_what_did_not_is_not(night)
     assert len(summary["published"]) == 1
 
 
+def test_what_a_gate_cannot_tell_is_held_until_the_recipe_says_to_publish_it(make_home):
+    home = make_home()
+    text = home.fleet.read_text().replace(
+        "max_slice_drop: 9.0, min_samples: 2", "max_slice_drop: 9.0, min_samples: 1000"
+    )
+    home.fleet.write_text(text)
+    first = home.run(check=3)
+    assert first["verdicts"] == {"block": 1, "inconclusive": 1, "pass": 1}
+    assert first["published"] == []
+    assert not list((home.root / "published").rglob("*lm-half*"))
+    home.fleet.write_text(text.replace("min_samples: 1000", "min_samples: 1000, inconclusive: publish"))
+    second = home.run(check=0)
+    assert second["units"]["done"] == 0
+    assert len(second["published"]) == 1
+    aliases = json.loads((home.root / "published" / "lm" / "aliases.json").read_text())
+    assert "lm-half" in aliases["candidate"]
+    (row,) = home.query("SELECT reason FROM promotions")
+    assert "could not tell" in row["reason"]
+
+
 def test_the_artifact_is_exactly_as_sparse_as_was_asked(night):
     home, _ = night
     (row,) = home.query("SELECT digest FROM artifacts WHERE recipe = 'mlp-two-four'")

@@ -403,6 +403,28 @@ def test_an_inconclusive_verdict_gives_its_reason_and_what_would_do():
     assert "irrelevant" not in section
 
 
+def test_it_is_not_said_that_nothing_was_published_where_the_inconclusive_was():
+    held = case(
+        verdict="inconclusive", verdicts=[{"verdict": "inconclusive", "gate": "max_drop", "slice": "all"}]
+    )
+    assert "Nothing here was published." in render_html(held)
+    published = replace(
+        held,
+        artifacts=[{"unit_key": "k", "digest": "d" * 64, "dense_parameters": 4, "nonzero_parameters": 2}],
+        publications=[
+            {
+                "registry": "out",
+                "alias": "candidate",
+                "artifact_digest": "d" * 64,
+                "recipe": held.chains[0]["recipe"],
+            }
+        ],
+    )
+    html = render_html(published)
+    assert "Nothing here was published." not in html
+    assert "only what is inconclusive was published" in html
+
+
 def test_the_examples_that_moved_most_are_listed_and_inert():
     def moved(example, distance, slices="topic=law"):
         return {"example": example, "slices": slices, "measure": "taxicab", "distance": distance, "label": 3, "dense_prediction": 3, "prediction": 7}  # fmt: skip

@@ -421,24 +421,41 @@ def test_a_directory_without_weights_or_config_says_which_is_missing(tmp_path, t
     assert refusal(path).file == "config.json"
 
 
-def test_an_architecture_of_an_installed_package_is_found_by_its_entry_point(
-    tmp_path, tiny_model, monkeypatch
-):
-    (tmp_path / "their_models.py").write_text(
-        "from torch import nn\n"
-        "from tasks.architectures import Architecture\n"
-        "def build(config):\n"
-        "    return nn.Sequential(nn.Linear(config['width'], 3))\n"
-        "theirs = Architecture(build=build, family='feature_classifier')\n"
-    )
-    info = tmp_path / "their_models-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-models\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[prunefleet.architectures]\nTheirModel = their_models:theirs\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    path = tmp_path / "m"
-    path.mkdir()
-    (path / "config.json").write_text(json.dumps({"architectures": ["TheirModel"], "width": 5}))
-    save_file({"0.weight": torch.ones(3, 5), "0.bias": torch.zeros(3)}, path / "model.safetensors")
-    model = load(path)
-    assert (model.family, names(model.module), model.config.width) == ("feature_classifier", ["0"], 5)
+@pytest.fixture
+def theirs(tmp_path, monkeypatch):
+    """(family) -> the directory of a model whose architecture an installed package offers."""
+
+    def make(family):
+        (tmp_path / "their_models.py").write_text(
+            "from torch import nn\n"
+            "from tasks.architectures import Architecture\n"
+            "def build(config):\n"
+            "    return nn.Sequential(nn.Linear(config['width'], 3))\n"
+            f"theirs = Architecture(build=build, family='{family}')\n"
+        )
+        info = tmp_path / "their_models-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-models\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(
+            "[prunefleet.architectures]\nTheirModel = their_models:theirs\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(__import__("sys").modules, "their_models", raising=False)
+        path = tmp_path / "m"
+        path.mkdir()
+        (path / "config.json").write_text(json.dumps({"architectures": ["TheirModel"], "width": 5}))
+        save_file({"0.weight": torch.ones(3, 5), "0.bias": torch.zeros(3)}, path / "model.safetensors")
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("family", ["feature_classifier", "feature_regressor", "feature_encoder"])
+def test_an_architecture_of_an_installed_package_is_found_by_its_entry_point(theirs, family):
+    model = load(theirs(family))
+    assert (model.family, names(model.module), model.config.width) == (family, ["0"], 5)
+
+
+def test_a_family_that_nobody_knows_is_refused_by_name(theirs):
+    with pytest.raises(BadInput, match="TheirModel names the family 'poet'.*feature_classifier"):
+        load(theirs("poet"))

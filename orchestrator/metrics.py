@@ -20,6 +20,7 @@ FINDING_KINDS = (
     "cannot_tell",
     "dead_input",
     "examples_differ",
+    "expert_tokens",
     "extra_file",
     "ignored_config_key",
     "inseparable_units",

@@ -262,7 +262,8 @@ def _prune_params(prune: PruneSpec) -> dict[str, Any]:
         **_mask_params(prune),
         "amount": prune.share,
         "allocation": prune.allocation,
-        "max_amount": prune.max_amount if prune.allocation != "uniform" else 1.0,
+        "max_amount": 1.0 if prune.is_even else prune.max_amount,
+        **({"min_amount": prune.min_amount} if prune.min_amount else {}),
         **prune.extras,
     }
 
@@ -272,8 +273,9 @@ def _mask_params(prune: PruneSpec) -> dict[str, Any]:
     return {
         "criterion": prune.criterion,
         "pattern": prune.pattern,
-        "scope": None if ":" in prune.pattern else scope,
+        "scope": None if prune.is_n_of_m else scope,
         "skip": list(prune.skip),
+        **({"min_tokens": prune.min_tokens} if prune.min_tokens > 1 else {}),
     }
 
 

@@ -227,24 +227,32 @@ class PruneSpec(_Part):
     """In place of a pattern and an amount: take out whole units, so that the model becomes smaller and not sparse."""
     round_to: Positive = 1
     """With `cut`: widths and channels that stay are a multiple of this, as hardware likes it."""
-    pattern: Annotated[str, StringConstraints(pattern=r"^(unstructured|[1-9][0-9]?:[1-9][0-9]?)$")] = (
-        "unstructured"
-    )
-    """`unstructured`, or N:M (N of each M consecutive inputs stay), such as 2:4."""
+    pattern: Annotated[
+        str,
+        StringConstraints(
+            pattern=r"^(unstructured|[1-9][0-9]?:[1-9][0-9]?|block:[1-9][0-9]{0,3}x[1-9][0-9]{0,3})$"
+        ),
+    ] = "unstructured"
+    """`unstructured`, or N:M (N of each M consecutive inputs stay), such as 2:4, or block:RxC (whole blocks of
+    R outputs by C inputs go), such as block:4x4."""
     amount: Fraction | None = None
     """The share of the prunable weights to remove; N:M implies it."""
     budget: BudgetSpec | None = None
     """In place of `amount`, for allocation sensitivity or knapsack: how much of the dense model may remain."""
     quality: QualitySpec | None = None
     """In place of `amount`, for allocation sensitivity or knapsack: how much loss it may cost."""
-    scope: Literal["tensor", "row"] | None = None
+    scope: Literal["tensor", "row", "model"] | None = None
     """Within what scores compete; the default is `row` for wanda, activation and variance, else `tensor`; sparsegpt: within blocks of 128
-    columns."""
+    columns. `model` ranks the weights of all layers together, which is its allocation."""
     allocation: Literal["uniform", "sensitivity", "knapsack", "erk", "owl"] = "uniform"
     """`sensitivity` interpolates between measured amounts, `knapsack` chooses the best combination of them; `erk` keeps most
     of small layers, `owl` of layers with outliers, and both meet `amount` exactly."""
     max_amount: Fraction = 0.95
-    """No layer is pruned beyond this by an allocation that is not uniform."""
+    """No layer is pruned beyond this by an allocation that is not uniform, or with scope `model`."""
+    min_amount: Fraction = 0.0
+    """Nor less than this, by scope `model` and the allocations erk and owl."""
+    min_tokens: Positive = 1
+    """Layers, such as experts, that fewer calibration tokens reach are left alone, by name."""
     skip: tuple[str, ...] = ()
     """Shell-style patterns of layers to leave alone; each must match something."""
     recover: RecoverSpec | None = None
@@ -265,7 +273,7 @@ class PruneSpec(_Part):
             raise ValueError("criterion: loss needs cut: it measures what a whole unit is worth")
         if self.round_to != 1:
             raise ValueError("round_to needs cut: masks change no size")
-        if ":" in self.pattern:
+        if self.is_n_of_m:
             kept, group = map(int, self.pattern.split(":"))
             if kept >= group:
                 raise ValueError(f"pattern {self.pattern} removes nothing: N must be less than M")
@@ -280,7 +288,15 @@ class PruneSpec(_Part):
                 )
             if self.scope is not None:
                 raise ValueError(f"pattern {self.pattern} has its own scope; leave scope out")
-        elif self.amount is None and self.budget is None and self.quality is None:
+        elif self.scope == "model":
+            self._check_ranking()
+        elif self.pattern != "unstructured":
+            self._check_blocks()
+        if self.min_amount and not (self.scope == "model" or self.allocation in ("erk", "owl")):
+            raise ValueError("min_amount is for scope: model, and the allocations erk and owl")
+        if self.min_amount > self.max_amount:
+            raise ValueError(f"min_amount {self.min_amount:g} is above max_amount {self.max_amount:g}")
+        if not self.is_n_of_m and self.amount is None and self.budget is None and self.quality is None:
             raise ValueError("amount is missing: the share of the weights to remove, from 0 to 1")
         if (self.amount is not None and (self.budget or self.quality)) or (self.budget and self.quality):
             raise ValueError("amount, budget and quality each say how much goes; give one of them")
@@ -289,7 +305,10 @@ class PruneSpec(_Part):
         return self
 
     def _cuts(self, cut: CutSpec) -> PruneSpec:
-        masks = ("pattern", "amount", "budget", "quality", "scope", "allocation", "max_amount", "skip")
+        masks = (
+            *("pattern", "amount", "budget", "quality", "scope", "allocation"),
+            *("max_amount", "min_amount", "min_tokens", "skip"),
+        )
         given = [name for name in masks if getattr(self, name) != type(self).model_fields[name].default]
         if given:
             raise ValueError(f"{given[0]} is about masks, and does not go with cut")
@@ -317,6 +336,32 @@ class PruneSpec(_Part):
         }
         return found | ({"verify": self.verify} if self.verify else {})
 
+    def _check_ranking(self) -> None:
+        if self.allocation != "uniform":
+            raise ValueError("scope: model decides how much of each layer goes; leave allocation out")
+        if self.pattern != "unstructured":
+            raise ValueError(f"scope: model ranks single weights, not pattern {self.pattern}")
+        if self.criterion == "sparsegpt":
+            raise ValueError("sparsegpt scores weights as it goes, so scope cannot be model")
+
+    def _check_blocks(self) -> None:
+        if self.pattern == "block:1x1":
+            raise ValueError("block:1x1 is what unstructured says")
+        if self.criterion == "sparsegpt":
+            raise ValueError("sparsegpt prunes unstructured or N:M, not in blocks")
+        if self.allocation == "knapsack" or self.budget or self.quality:
+            raise ValueError("blocks go by amount, and their allocation cannot be knapsack")
+
+    @property
+    def is_n_of_m(self) -> bool:
+        """Whether the pattern is N:M, which implies the amount."""
+        return self.pattern[0].isdigit()
+
+    @property
+    def is_even(self) -> bool:
+        """Whether every layer loses the same share."""
+        return self.allocation == "uniform" and self.scope != "model"
+
     @property
     def needs_data(self) -> bool:
         """Whether scores or the allocation depend on calibration data, and not on the weights alone."""
@@ -326,7 +371,7 @@ class PruneSpec(_Part):
     @property
     def share(self) -> float | None:
         """The share of the prunable weights to remove; None where a budget or a quality decides."""
-        if ":" in self.pattern:
+        if self.is_n_of_m:
             kept, group = map(int, self.pattern.split(":"))
             return 1 - kept / group
         return self.amount
@@ -424,6 +469,11 @@ class RecipeSpec(_Part):
                 )
             if self.prune.is_measured and self.sensitivity is None:
                 raise ValueError(f"allocation: {self.prune.allocation} needs a sensitivity step")
+            if self.prune.scope == "model" and self.sensitivity is not None:
+                raise ValueError(
+                    "scope: model ranks the weights of all layers together, and a sensitivity step prunes one layer at a "
+                    "time; leave one of them out, and name calibration data in prune.dataset"
+                )
             if self.prune.needs_data and self.prune.dataset is None and self.sensitivity is None:
                 what = f"criterion: {self.prune.criterion}"
                 if self.prune.allocation == "owl":

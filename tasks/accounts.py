@@ -12,7 +12,7 @@ from tasks.calibration import Statistics
 from tasks.contract import Finding, Row, Work
 from tasks.measures import dense_flops, parameter_names
 from tasks.models import Layer, Model
-from tasks.patterns import kept_of_group
+from tasks.patterns import block_of, kept_of_group
 from tasks.recipes import Recipe
 from tasks.recount import Written, count_nonzero, recount
 from tasks.selection import stored_names
@@ -33,35 +33,36 @@ def measure(
     retouched: Mapping[str, str],
 ) -> tuple[list[Row], dict[str, Any]]:
     """The rows of `layers`, and that of `artifacts`; ArtifactWrong unless the files are what was meant."""
-    groups = kept_of_group(recipe.pattern)
-    names = {layer.name: stored_names(model, layer) for layer in layers}
-    written = {
-        name: Written(
-            layer=layer,
-            pruned=outcomes[layer.name].pruned,
-            group=groups,
-            digest=retouched.get(name, outcomes[layer.name].digest),
-        )
-        for layer in layers
-        for name in names[layer.name]
-    }
+    groups, block = kept_of_group(recipe.pattern), block_of(recipe.pattern)
+    written: dict[str, list[Written]] = {}
+    for layer in layers:
+        outcome = outcomes[layer.name]
+        for name in stored_names(model, layer):
+            digest = retouched.get(name, outcome.digest)
+            meant = Written(layer=layer, pruned=outcome.pruned, group=groups, block=block, digest=digest)
+            written.setdefault(name, []).append(meant)
     zeros = recount(model.checkpoint, pruned, written, retouched)
     rows: list[Row] = [
         {
             "layer": layer.name,
             "parameters": layer.parameters,
-            "pruned_parameters": zeros[names[layer.name][0]],
+            "pruned_parameters": zeros[layer.name],
             "amount_asked": allocation.amounts[layer.name],
-            "amount": zeros[names[layer.name][0]] / layer.parameters,
+            "amount": zeros[layer.name] / layer.parameters,
             "reconstruction_error": outcomes[layer.name].error,
         }
         for layer in layers
     ]
     stored = parameter_names(model)
-    others = [name for name in stored if name not in zeros]
+    counted = {
+        name: zeros[members[0].layer.name]
+        for name, members in written.items()
+        if members[0].layer.place is None or members[0].layer.place.index is None
+    }
+    others = [name for name in stored if name not in counted]
     total = sum(pruned.entry(name).elements for name in stored)
     nonzero = count_nonzero(pruned, others) + sum(
-        pruned.entry(name).elements - zeros[name] for name in stored if name in zeros
+        pruned.entry(name).elements - counted[name] for name in stored if name in counted
     )
     flops = dense_flops(model)
     artifact = {

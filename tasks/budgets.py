@@ -49,6 +49,12 @@ def goal_of(kind: str, share: float, model: Model, layers: Sequence[Layer]) -> G
                     why="the model cannot be traced without data, so its flops are not known",
                     do="Give a budget of parameters or bytes.",
                 )
+            if any(layer.name not in found for layer in layers):
+                raise BadInput(
+                    "the budget cannot be counted",
+                    why="the flops of experts of fused weights depend on the routing, so they are not known",
+                    do="Give a budget of parameters or bytes.",
+                )
             worth = {layer.name: found[layer.name] // layer.parameters for layer in layers}
             there = dense = whole.flops
         case _:
@@ -69,6 +75,7 @@ def remains(model: Model, layers: Sequence[Layer], pruned: Mapping[str, int]) ->
         flops = flops | {
             layer.name: flops[layer.name] // layer.parameters * (layer.parameters - gone[layer.name])
             for layer in layers
+            if layer.name in flops  # experts of fused weights are not counted
         }
     encoded = 0
     for layer in layers:

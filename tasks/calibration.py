@@ -17,6 +17,7 @@ from tasks.data import read
 from tasks.fitting import Fitted, fit
 from tasks.models import Layer, Model
 from tasks.moments import Moments, moments_of, side_by_side
+from tasks.routing import watching_experts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +96,8 @@ def watching(
 ) -> Iterator[None]:
     """Shows `add` the input of every use of a layer, also by modules that share its weight; leaves nothing behind."""
 
-    by_weight = {id(module.get_parameter(layer.weight)): layer for layer in layers}
+    whole = [layer for layer in layers if layer.place is None]
+    by_weight = {id(module.get_parameter(layer.weight)): layer for layer in whole}
 
     def before(part: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         add(by_weight[id(part.weight)], part, given[0] if given else next(iter(named.values())))
@@ -103,7 +105,8 @@ def watching(
     holders = [part for part in module.modules() if id(part._parameters.get("weight")) in by_weight]
     handles = [part.register_forward_pre_hook(before, with_kwargs=True) for part in holders]
     try:
-        yield
+        with watching_experts(module, layers, add):
+            yield
     finally:
         for handle in handles:
             handle.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 import torch
 
@@ -10,7 +11,7 @@ from tasks.allocation import Allocation
 from tasks.contract import BadInput
 from tasks.criteria import Criterion, Seen
 from tasks.masking import mask_layer, zeroed
-from tasks.models import Layer, Model
+from tasks.models import Layer, Model, weight_stored
 from tasks.patterns import NotANumber
 from tasks.recipes import Recipe
 from tasks.reconstruct import NotPositive
@@ -28,17 +29,37 @@ def changes(
     outcomes: dict[str, Outcome],
 ) -> Callable[[str], Iterable[memoryview] | None]:
     """What `write_like` asks for; looks at every dense weight once, and notes the outcomes of the layers."""
-    layer_of = {name: layer for layer in layers for name in stored_names(model, layer)}
+    layers_of: dict[str, list[Layer]] = {}
+    for layer in layers:
+        for name in stored_names(model, layer):
+            layers_of.setdefault(name, []).append(layer)
     checkpoint = model.checkpoint
 
     def change(name: str) -> Iterable[memoryview] | None:
         checkpoint.release()
         file = checkpoint.file(name).path.name
-        layer = layer_of.get(name)
         weight = checkpoint.mapped(name)
         check_finite(weight, name, file)
-        if layer is None:
+        if name not in layers_of:
             return None
+        return _bytes_of(name, file, weight, layers_of[name])
+
+    def _bytes_of(
+        name: str, file: str, weight: torch.Tensor, members: Sequence[Layer]
+    ) -> Iterable[memoryview]:
+        """One layer's bytes, or those of a fused weight: expert by expert, some of which may stay as they are."""
+        parts: dict[int, Iterable[memoryview]] = {}
+        for layer in members:
+            index = layer.place.index if layer.place else None
+            parts[index or 0] = changed(layer, weight_stored(layer, weight), name, file)
+            if index is None:
+                return parts[0]
+        return chain.from_iterable(
+            parts.get(index, [expert.reshape(-1).view(torch.uint8).numpy().data])
+            for index, expert in enumerate(weight)
+        )
+
+    def changed(layer: Layer, weight: torch.Tensor, name: str, file: str) -> Iterable[memoryview]:
         try:
             outcomes[layer.name], blocks = change_layer(layer, weight, allocation.amounts[layer.name])
         except NotANumber:
@@ -62,7 +83,7 @@ def masking(recipe: Recipe, criterion: Criterion, seen_by: Callable[[Layer], See
     def change(layer: Layer, weight: torch.Tensor, amount: float) -> tuple[Outcome, Iterable[memoryview]]:
         masked = mask_layer(
             criterion, layer, weight, seen_by(layer),
-            amount=amount, pattern=recipe.pattern, scope=recipe.scope,
+            amount=amount, pattern=recipe.pattern, scope=recipe.mask_scope,
         )  # fmt: skip
         return Outcome(pruned=masked.pruned, error=masked.error), zeroed(layer, weight, masked.mask)
 

@@ -26,15 +26,21 @@ _BLOCK = 1 << 20
 """Entries scored together."""
 
 
-def erk(shapes: Mapping[str, tuple[int, ...]], amount: float, max_amount: float) -> Allocation:
+def erk(
+    shapes: Mapping[str, tuple[int, ...]], amount: float, max_amount: float, min_amount: float = 0.0
+) -> Allocation:
     """What stays is proportional to sum(dimensions); layers that would keep more than all they have stay dense."""
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     slopes = {name: float(sum(shape)) for name, shape in shapes.items()}
-    return _within(sizes, dict.fromkeys(sizes, 0.0), slopes, amount, max_amount)
+    return _within(sizes, dict.fromkeys(sizes, 0.0), slopes, amount, max_amount, min_amount)
 
 
 def owl(
-    sizes: Mapping[str, int], outliers: Mapping[str, float], amount: float, max_amount: float
+    sizes: Mapping[str, int],
+    outliers: Mapping[str, float],
+    amount: float,
+    max_amount: float,
+    min_amount: float = 0.0,
 ) -> Allocation:
     """Densities follow the shares of outliers, stretched to a band; weighted by size, they meet the budget.
 
@@ -44,7 +50,7 @@ def owl(
     width = high - low or 1.0
     lifts = {name: 2 * BAND * (outliers[name] - low) / width * size for name, size in sizes.items()}
     slopes = {name: float(size) for name, size in sizes.items()}
-    return _within(sizes, lifts, slopes, amount, max_amount)
+    return _within(sizes, lifts, slopes, amount, max_amount, min_amount)
 
 
 def outlier_share(layer: Layer, weight: torch.Tensor, squares: torch.Tensor) -> float:
@@ -64,27 +70,29 @@ def _within(
     slopes: Mapping[str, float],
     amount: float,
     max_amount: float,
+    min_amount: float,
 ) -> Allocation:
-    """Keeps start + t * slope of each layer, no less than max_amount leaves and no more than there is, t by the budget."""
+    """Keeps start + t * slope of each layer, within what max_amount and min_amount leave, t by the budget."""
     total = sum(sizes.values())
     kept = total - pruned_count(amount, total)
     least = {name: size - pruned_count(max_amount, size) for name, size in sizes.items()}
-    if kept < sum(least.values()):
+    most = {name: size - pruned_count(min_amount, size) for name, size in sizes.items()}
+    if not sum(least.values()) <= kept <= sum(most.values()):
         raise BadInput(
             "the budget cannot be met",
-            why=f"{amount:g} of all weights cannot go where no layer may lose more than {max_amount:g}",
-            do="Lower amount, or raise max_amount.",
+            why=f"{amount:g} of all weights cannot go where each layer loses {min_amount:g} to {max_amount:g}",
+            do="Change amount, min_amount or max_amount.",
         )
 
     def at(t: float) -> dict[str, float]:
-        return {name: min(max(starts[name] + t * slopes[name], least[name]), sizes[name]) for name in sizes}
+        return {name: min(max(starts[name] + t * slopes[name], least[name]), most[name]) for name in sizes}
 
     low = min((least[name] - starts[name]) / slopes[name] for name in sizes)
-    high = max((sizes[name] - starts[name]) / slopes[name] for name in sizes)
+    high = max((most[name] - starts[name]) / slopes[name] for name in sizes)
     for _ in range(200):
         middle = (low + high) / 2
         low, high = (middle, high) if sum(at(middle).values()) < kept else (low, middle)
-    counts = _whole(at(high), sizes, kept)
+    counts = _whole(at(high), most, kept)
     nothing_known = float("nan")
     return Allocation(
         amounts={name: (size - counts[name]) / size if size else 0.0 for name, size in sizes.items()},
@@ -93,13 +101,13 @@ def _within(
     )
 
 
-def _whole(shares: Mapping[str, float], sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
+def _whole(shares: Mapping[str, float], most: Mapping[str, int], wanted: int) -> dict[str, int]:
     """Whole numbers next to the shares that sum up to `wanted`; the largest remainders go up, of equals the first."""
-    counts = {name: min(math.floor(share), sizes[name]) for name, share in shares.items()}
+    counts = {name: min(math.floor(share), most[name]) for name, share in shares.items()}
     order = sorted(shares, key=lambda name: counts[name] - shares[name])
     missing = wanted - sum(counts.values())
     for name in order:
-        if missing > 0 and counts[name] < sizes[name]:
+        if missing > 0 and counts[name] < most[name]:
             counts[name] += 1
             missing -= 1
     assert missing == 0, "the shares sum up to the budget"

@@ -11,7 +11,7 @@ from tasks.calibration import Statistics
 from tasks.contract import Row, Work
 from tasks.densities import erk, outlier_share, owl
 from tasks.knapsack import choose_for_goal, choose_for_quality
-from tasks.models import Layer, Model
+from tasks.models import Layer, Model, weight_stored
 from tasks.patterns import pruned_count
 from tasks.recipes import MEASURED, Recipe, bad_recipe
 from tasks.reconstruct import SPARSEGPT
@@ -30,10 +30,12 @@ def divide(
     if recipe.allocation == "uniform":
         return uniform(sizes, recipe.amount)
     if recipe.allocation == "erk":
-        return erk({layer.name: layer.shape for layer in layers}, recipe.amount, recipe.max_amount)
+        return erk(
+            {layer.name: layer.shape for layer in layers}, recipe.amount, recipe.max_amount, recipe.min_amount
+        )
     assert statistics is not None, "owl was calibrated for"
     outliers = {layer.name: _outliers(model, layer, statistics) for layer in layers}
-    return owl(sizes, outliers, recipe.amount, recipe.max_amount)
+    return owl(sizes, outliers, recipe.amount, recipe.max_amount, recipe.min_amount)
 
 
 def _by_sensitivity(recipe: Recipe, model: Model, layers: Sequence[Layer], rows: Sequence[Row]) -> Allocation:
@@ -73,7 +75,7 @@ def _whole_rows(allocation: Allocation, by_rows: Mapping[str, tuple[int, int]]) 
 
 def _outliers(model: Model, layer: Layer, statistics: Statistics) -> float:
     checkpoint, name = model.checkpoint, stored_names(model, layer)[0]
-    weight = checkpoint.mapped(name)
+    weight = weight_stored(layer, checkpoint.mapped(name))
     check_finite(weight, name, checkpoint.file(name).path.name)
     share = outlier_share(layer, weight, statistics.squares[layer.name].cpu())
     checkpoint.release()

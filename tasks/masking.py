@@ -11,7 +11,7 @@ import torch
 
 from tasks.criteria import Criterion, Seen, layer_score
 from tasks.models import Layer, rows_of
-from tasks.patterns import UNSTRUCTURED, NotANumber, mask_of
+from tasks.patterns import NotANumber, block_of, kept_of_group, mask_of
 
 _CHUNK = 1 << 16
 """Entries handled together where only passes over them matter: they stay in a processor's cache."""
@@ -41,9 +41,10 @@ def mask_layer(
     scope: str | None,
 ) -> Masked:
     """Scores a weight and chooses what goes; NotANumber if a score is NaN or infinite."""
-    is_by_row = scope == "row" or pattern != UNSTRUCTURED
+    is_by_row = scope == "row" or kept_of_group(pattern) is not None
+    high = (block_of(pattern) or (1, 1))[0]
     width = max(1, layer.parameters // max(1, layer.outputs))
-    step = max(1, _BLOCK // width) if is_by_row else max(1, layer.outputs)
+    step = max(1, _BLOCK // width // high) * high if is_by_row else max(1, layer.outputs)
     mask = torch.empty(layer.outputs, layer.parameters // max(1, layer.outputs), dtype=torch.bool)
     lost = total = 0.0
     for start in range(0, layer.outputs, step):

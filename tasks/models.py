@@ -35,6 +35,20 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a layer lies that is only a part of a parameter: one expert, and of that a run of outputs."""
+
+    expert: int
+    """Along the parameter's first dimension."""
+    start: int
+    stop: int
+    tensor: str
+    """The stored tensor that holds it."""
+    index: int | None
+    """Along the first dimension of that tensor; None if the tensor is nothing but this layer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
     """A weight that can be pruned, as `outputs` rows of inputs."""
 
@@ -52,6 +66,8 @@ class Layer:
     """Row r sees only the inputs of its group, r // (outputs / groups): inputs / groups of them, side by side."""
     transposed: bool = False
     """Stored as [inputs, outputs], as in GPT-2."""
+    place: Place | None = None
+    """Of a layer that is not a whole parameter; its `name` is then no module's, and `shape` that of its part."""
 
 
 _LOADED: dict[tuple[Any, ...], Model] = {}
@@ -116,6 +132,20 @@ def skipped_layers(module: nn.Module) -> tuple[Finding, ...]:
 def rows_of(layer: Layer, weight: torch.Tensor) -> torch.Tensor:
     """A view of the weight as [outputs, inputs / groups]: what is written to it is written to the weight."""
     return weight.t() if layer.transposed else weight.view(layer.outputs, -1)
+
+
+def weight_in(module: nn.Module, layer: Layer) -> torch.Tensor:
+    """The layer's weight in a module, as a view: the parameter, or the part of it that is the layer."""
+    parameter = module.get_parameter(layer.weight)
+    if layer.place is None:
+        return parameter
+    expert, ours = parameter[layer.place.expert], slice(layer.place.start, layer.place.stop)
+    return expert[:, ours] if layer.transposed else expert[ours]
+
+
+def weight_stored(layer: Layer, tensor: torch.Tensor) -> torch.Tensor:
+    """The layer's weight in the stored tensor that holds it, as a view."""
+    return tensor if layer.place is None or layer.place.index is None else tensor[layer.place.index]
 
 
 def _load(path: Path, device: str) -> Model:

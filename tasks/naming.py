@@ -67,7 +67,11 @@ def name_tensors(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], file:
             direct[target] = name
             _check_shape(shapes[name], targets[target], file, name)
     assemblies = tuple(
-        Assembly(first=first, sources=tuple(sources), converter=converter_of(sources[0][1]))
+        Assembly(
+            first=first,
+            sources=tuple(sorted(sources, key=lambda source: _in_counting_order(source[0]))),
+            converter=converter_of(sources[0][1]),
+        )
         for first, sources in parts.items()
     )
     made = _check_assemblies(assemblies, module, targets, shapes, file)
@@ -83,6 +87,11 @@ def name_tensors(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], file:
         if (found := tuple(direct[name] for name in names if name in direct))
     }
     return Naming(stored=stored, shared=shared, assemblies=assemblies, findings=findings)
+
+
+def _in_counting_order(name: str) -> list[str | int]:
+    """Files may hold expert 10 before expert 2; transformers counts."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name)]
 
 
 def _shared(targets: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, ...]]:

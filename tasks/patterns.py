@@ -1,7 +1,8 @@
 """Pure. (score, amount, pattern, scope) -> which weights go: exact counts, and a written rule for equal scores.
 
 Unstructured: of the n scores of a scope (the tensor, or one row of it) the lowest `pruned_count(amount, n)` go.
-N:M: of each M consecutive inputs of a row the N highest stay. Equal scores keep the lower flat index: the last of
+N:M: of each M consecutive inputs of a row the N highest stay. Blocks: the same as unstructured for whole blocks of R rows by
+C inputs, each worth the sum of its squared scores; scope row is a band of R rows, blocks count from left to right. Equal scores keep the lower flat index: the last of
 equals goes first. The inputs of a row are all dimensions but the first, flattened (in_channels, height, width).
 """
 
@@ -43,12 +44,18 @@ def pruned_count(amount: float, size: int) -> int:
 
 def kept_of_group(pattern: str) -> tuple[int, int] | None:
     """(N, M) of an N:M pattern, None for the unstructured one; ValueError for anything else."""
-    if pattern == UNSTRUCTURED:
+    if pattern == UNSTRUCTURED or block_of(pattern):
         return None
     found = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", pattern)
     if found is None or int(found[1]) >= int(found[2]):
-        raise ValueError(f"{pattern!r} is no pattern: use unstructured, or N:M with N below M")
+        raise ValueError(f"{pattern!r} is no pattern: use unstructured, N:M with N below M, or block:RxC")
     return int(found[1]), int(found[2])
+
+
+def block_of(pattern: str) -> tuple[int, int] | None:
+    """(R, C) of a pattern block:RxC, None for any other."""
+    found = re.fullmatch(r"block:([1-9]\d{0,3})x([1-9]\d{0,3})", pattern)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def mask_of(score: torch.Tensor, amount: float | None, pattern: str, scope: str | None) -> torch.Tensor:
@@ -57,6 +64,8 @@ def mask_of(score: torch.Tensor, amount: float | None, pattern: str, scope: str 
     `amount` may be None for N:M, which implies it; `scope` is `tensor`, `row`, or None (tensor). NotANumber if a
     score is NaN; ValueError if the amount is out of range, or M does not divide the inputs of a row.
     """
+    if block := block_of(pattern):
+        return _mask_blocks(score.detach(), amount, *block, scope).to(score.device)
     flat = _ordered(score.detach().reshape(-1))
     groups = kept_of_group(pattern)
     rows = score.shape[0] if score.dim() else 1
@@ -71,6 +80,39 @@ def mask_of(score: torch.Tensor, amount: float | None, pattern: str, scope: str 
     else:
         raise ValueError(f"{scope!r} is no scope: use one of {', '.join(SCOPES)}")
     return torch.from_numpy(mask).reshape(score.shape).to(score.device)
+
+
+def block_worths(score: Array, rows: int, columns: int) -> Array:
+    """Sum of the squares in each block of a matrix, float64; added up row by row, from left to right."""
+    high, wide = score.shape
+    if high % rows or wide % columns:
+        raise ValueError(f"blocks of {rows} x {columns} do not divide a matrix of {high} x {wide}")
+    blocks = np.square(score.astype(np.float64)).reshape(high // rows, rows, wide // columns, columns)
+    worth = np.zeros((high // rows, wide // columns))
+    for row in range(rows):
+        for column in range(columns):
+            worth += blocks[:, row, :, column]
+    return worth
+
+
+def _mask_blocks(
+    score: torch.Tensor, amount: float | None, rows: int, columns: int, scope: str | None
+) -> torch.Tensor:
+    if amount is None:
+        raise ValueError("a pattern of blocks needs an amount")
+    wide = score.double() if score.dtype is torch.float64 else score.float()
+    with np.errstate(over="ignore"):  # told by the caller, who sees that the scores are too large
+        worth = block_worths(wide.reshape(len(score), -1).cpu().numpy(), rows, columns)
+    if np.isnan(worth).any():
+        raise NotANumber("a score is not a number")
+    if scope == "row":
+        gone = _mask_rows(worth, amount) if worth.size else np.zeros(worth.shape, dtype=bool)
+    elif scope in (None, "tensor"):
+        gone = mask_lowest(worth.reshape(-1), pruned_count(amount, worth.size)).reshape(worth.shape)
+    else:
+        raise ValueError(f"{scope!r} is no scope: use one of {', '.join(SCOPES)}")
+    whole = gone.repeat(rows, axis=0).repeat(columns, axis=1)
+    return torch.from_numpy(whole).reshape(score.shape)
 
 
 def mask_lowest(score: Array, count: int) -> Array:

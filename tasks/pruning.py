@@ -9,13 +9,16 @@ from tasks.accounts import findings_of, measure, write_mark
 from tasks.calibration import Statistics
 from tasks.changing import changes, masking
 from tasks.contract import Finding, Product, Row, Work
+from tasks.coverage import expert_tokens, fitting
 from tasks.criteria import Criterion, criterion_named
 from tasks.data import read
 from tasks.dividing import divide
 from tasks.fitting import Fitted, fit
 from tasks.gathering import Gathered, gathered, statistics_for
 from tasks.models import Layer, Model, load, load_afresh, outline
+from tasks.patterns import block_of
 from tasks.promises import broken_promises, kept_promises, loss_over
+from tasks.ranking import ranked
 from tasks.recipes import Recipe, bad_recipe, read_recipe
 from tasks.recount import ArtifactWrong
 from tasks.recovery import Recovered, recover_
@@ -26,7 +29,6 @@ from tasks.selection import (
     in_stored_order,
     select_layers,
     stored_names,
-    without_groups,
     without_unreached,
 )
 from tasks.structuring import run_cut
@@ -52,21 +54,31 @@ def run(work: Work) -> Product:
     selection = select_layers(model, recipe.pattern, recipe.skip)
     criterion = criterion_named(recipe.criterion, work.seed)
     if criterion.reconstructs:
-        selection = without_groups(selection)
+        if block_of(recipe.pattern):
+            raise bad_recipe(f"{recipe.criterion} prunes unstructured or N:M, not in blocks")
+        if recipe.scope == "model":
+            raise bad_recipe(f"{recipe.criterion} scores weights as it goes, so scope cannot be model")
+    selection = fitting(selection, criterion, recipe.criterion)
     needs_statistics = criterion.needs_data or recipe.allocation == "owl"
     calibration = None
     if needs_statistics or recipe.promises or recipe.recover:
         calibration = _calibrate(work, selection, criterion, needs_statistics)
     statistics = calibration.statistics if calibration else None
-    selection = without_unreached(selection, statistics.unreached if statistics else ())
+    told: tuple[Finding, ...] = ()
+    if statistics:
+        told = (*statistics.findings, *expert_tokens(selection.layers, statistics.tokens))
+        selection = without_unreached(selection, statistics.tokens, recipe.min_tokens)
     seen = _seen(criterion, calibration, in_stored_order(model, selection.layers))
-    allocation = divide(recipe, model, selection.layers, statistics, work)
+    if recipe.scope == "model":
+        allocation = ranked(recipe, criterion, model, selection.layers, seen.of)
+    else:
+        allocation = divide(recipe, model, selection.layers, statistics, work)
     outcomes: dict[str, Outcome] = {}
     matrices = None
     change = masking(recipe, criterion, seen.of)
     if criterion.reconstructs and calibration:
         matrices = hessians_as_stored(model, selection.layers, calibration.model, calibration.fitted)
-        change = sweeping(recipe.pattern, recipe.scope, matrices)
+        change = sweeping(recipe.pattern, recipe.mask_scope, matrices)
     file_findings = write_like(
         model.checkpoint,
         work.output,
@@ -84,7 +96,7 @@ def run(work: Work) -> Product:
     findings = (
         *model.findings,
         *selection.findings,
-        *(statistics.findings if statistics else ()),
+        *told,
         *file_findings,
         *findings_of(selection.layers, recipe, rows, outcomes, statistics, artifact),
         *seen.findings(),
@@ -107,7 +119,8 @@ def _recover(
     assert work.output is not None
     pruned = load_afresh(work.output, work.device)
     params = recipe.recover
-    recovered = recover_(calibration.model, pruned, selection.layers, calibration.fitted, params, work.seed)
+    whole = [layer for layer in selection.layers if layer.place is None]  # experts keep what they have
+    recovered = recover_(calibration.model, pruned, whole, calibration.fitted, params, work.seed)
     return recovered, rewrite(work.output, pruned, recovered.changed) if recovered.changed else {}
 
 
@@ -144,6 +157,7 @@ def _reopened(
     meant = {
         stored_names(model, layer)[0]: row["pruned_parameters"]
         for layer, row in zip(selection.layers, rows, strict=True)
+        if layer.place is None or layer.place.index is None
     }
     found = (reopen_in_a_clean_process if recipe.verify == "process" else reopen)(work.output, list(meant))
     if found.zeros != meant:

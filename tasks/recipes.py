@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.contract import BadInput
-from tasks.patterns import kept_of_group
+from tasks.patterns import UNSTRUCTURED, kept_of_group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,9 @@ class Recipe:
     """None where a budget or a quality says how much goes."""
     allocation: str
     max_amount: float
+    min_amount: float
+    min_tokens: int
+    """A layer that fewer calibration vectors reach is left alone."""
     skip: tuple[str, ...]
     budget: tuple[str, float] | None = None
     """(kind, the share of the dense model that may remain); see `tasks.budgets`."""
@@ -32,6 +35,11 @@ class Recipe:
 
     verify: str | None = None
     """`reload` or `process`: how the artifact is opened and run once it is written."""
+
+    @property
+    def mask_scope(self) -> str | None:
+        """Within what scores compete once each layer's amount is known."""
+        return "tensor" if self.scope == "model" else self.scope
 
     @property
     def promises(self) -> bool:
@@ -64,7 +72,14 @@ def read_recipe(params: Mapping[str, Any]) -> Recipe:
     if budget is None and max_increase is None and (amount is None or not 0 <= amount <= 1):
         raise bad_recipe(f"amount is {amount!r} and must be a share from 0 to 1")
     scope = params.get("scope")
-    if scope not in (None, "tensor", "row") or (groups is not None and scope is not None):
+    if scope == "model" and (pattern != UNSTRUCTURED or allocation != "uniform"):
+        raise bad_recipe(
+            "scope model ranks all weights together: neither a pattern nor an allocation goes with it"
+        )
+    min_amount = float(params.get("min_amount", 0.0))
+    if min_amount and not (scope == "model" or allocation in ("erk", "owl")):
+        raise bad_recipe("min_amount goes with scope model and the allocations erk and owl")
+    if scope not in (None, "tensor", "row", "model") or (groups is not None and scope is not None):
         raise bad_recipe(f"scope {scope!r} does not go with pattern {pattern}")
     return Recipe(
         criterion=params["criterion"],
@@ -73,6 +88,8 @@ def read_recipe(params: Mapping[str, Any]) -> Recipe:
         amount=None if amount is None else float(amount),
         allocation=allocation,
         max_amount=float(params.get("max_amount", 1.0)),
+        min_amount=min_amount,
+        min_tokens=int(params.get("min_tokens", 1)),
         skip=tuple(params.get("skip", ())),
         budget=budget,
         max_increase=max_increase,

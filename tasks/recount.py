@@ -10,7 +10,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from tasks.models import Layer, rows_of
+from tasks.models import Layer, rows_of, weight_stored
 from tasks.weights import Checkpoint, same_bytes
 
 _CHUNK = 1 << 16
@@ -30,6 +30,8 @@ class Written:
     """At least so many zeros."""
     group: tuple[int, int] | None
     """(N, M): of each M consecutive inputs at most N are not zero."""
+    block: tuple[int, int] | None = None
+    """(R, C): what went did so in whole blocks of R rows and C inputs."""
     digest: str | None = None
     """`digest_of` its bytes, where entries other than zero were to change too."""
 
@@ -37,10 +39,12 @@ class Written:
 def recount(
     dense: Checkpoint,
     pruned: Checkpoint,
-    written: Mapping[str, Written],
+    written: Mapping[str, Sequence[Written]],
     retouched: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, int]:
-    """Zeros of every changed tensor, by its name; raises ArtifactWrong unless all is as it was meant.
+    """Zeros of every changed layer, by its name; the layers are given by stored tensor.
+
+    Raises ArtifactWrong unless all is as it was meant:
 
     A changed tensor has each entry as it was or zero, or the digest that it was to have; and enough zeros, in the right
     groups. Its entries are finite: the dense model's are, and those that are reconstructed were checked. A tensor that
@@ -60,18 +64,11 @@ def recount(
             if not same_bytes(dense, pruned, name):
                 raise ArtifactWrong(f"{name} was not to change and did")
             continue
-        meant = written[name]
-        before, after = dense.mapped(name), pruned.mapped(name)
-        if meant.digest is None:
-            zeros[name] = _count(before, after, name)
-        else:
-            zeros[name] = after.numel() - int(torch.count_nonzero(after))
-            if digest_of(after) != meant.digest:
-                raise ArtifactWrong(f"{name} has other bytes than were to be written")
-        if zeros[name] < meant.pruned:
-            raise ArtifactWrong(f"{name} has {zeros[name]} zeros and was to have {meant.pruned}")
-        if meant.group is not None:
-            _check_groups(rows_of(meant.layer, after), *meant.group, name)
+        whole = dense.mapped(name), pruned.mapped(name)
+        for meant in written[name]:
+            before, after = (weight_stored(meant.layer, tensor) for tensor in whole)
+            zeros[meant.layer.name] = _check(meant, before, after, name)
+        _check_rest(*whole, written[name], name)
         dense.release()
         pruned.release()
     return zeros
@@ -91,6 +88,33 @@ def digest_of(tensor: torch.Tensor) -> str:
     return blake2b(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
+def _check(meant: Written, before: torch.Tensor, after: torch.Tensor, name: str) -> int:
+    """The zeros of one layer, which is as it was meant."""
+    if meant.digest is None:
+        zeros = _count(before, after, name)
+    else:
+        zeros = after.numel() - int(torch.count_nonzero(after))
+        if digest_of(after) != meant.digest:
+            raise ArtifactWrong(f"{name} has other bytes than were to be written")
+    if zeros < meant.pruned:
+        raise ArtifactWrong(f"{name} has {zeros} zeros and was to have {meant.pruned}")
+    if meant.group is not None:
+        _check_groups(rows_of(meant.layer, after), *meant.group, name)
+    if meant.block is not None:
+        _check_blocks(rows_of(meant.layer, after), *meant.block, meant.pruned, name)
+    return zeros
+
+
+def _check_rest(before: torch.Tensor, after: torch.Tensor, members: Sequence[Written], name: str) -> None:
+    """The experts of a fused weight that were not to change did not."""
+    indices = {meant.layer.place.index for meant in members if meant.layer.place}
+    if not indices or None in indices:
+        return
+    for index, (old, new) in enumerate(zip(before, after, strict=True)):
+        if index not in indices and digest_of(old) != digest_of(new):
+            raise ArtifactWrong(f"expert {index} of {name} was not to change and did")
+
+
 def _count(before: torch.Tensor, after: torch.Tensor, name: str) -> int:
     """Compares bit patterns, so that no rounding and no kind of zero can hide a change."""
     kind = np.dtype(f"u{before.element_size()}")
@@ -104,6 +128,19 @@ def _count(before: torch.Tensor, after: torch.Tensor, name: str) -> int:
         if not (is_zero | (part == old[start : start + _CHUNK])).all():
             raise ArtifactWrong(f"{name} has entries that are neither zero nor as they were")
     return zeros
+
+
+def _check_blocks(rows: torch.Tensor, high: int, wide: int, pruned: int, name: str) -> None:
+    step = max(1, _CHUNK // max(1, rows.shape[1]) // high) * high
+    empty = 0
+    for start in range(0, rows.shape[0], step):
+        part = rows[start : start + step] != 0
+        blocks = part.reshape(part.shape[0] // high, high, part.shape[1] // wide, wide)
+        empty += int((blocks.sum(dim=(1, 3)) == 0).sum())
+    if empty * high * wide < pruned:
+        raise ArtifactWrong(
+            f"{name} has {empty} empty blocks of {high} x {wide} and was to have {pruned // (high * wide)}"
+        )
 
 
 def _check_groups(rows: torch.Tensor, kept: int, group: int, name: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from tasks.contract import BadInput, Finding
+from tasks.experts import expert_layers, fused_weights
 from tasks.models import Layer, Model, prunable_layers, skipped_layers
-from tasks.patterns import kept_of_group
+from tasks.patterns import block_of, kept_of_group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,8 @@ def select_layers(model: Model, pattern: str, skip: Sequence[str]) -> Selection:
 
     BadInput if an entry of `skip` matches no layer, if nothing is left, or for a weight that is no floating number.
     """
-    candidates = prunable_layers(model.module)
+    experts, resisting = expert_layers(model)
+    candidates = _in_module_order(model, [*prunable_layers(model.module), *experts])
     for entry in skip:
         if not any(fnmatchcase(layer.name, entry) for layer in candidates):
             names = ", ".join(layer.name for layer in candidates[:3])
@@ -34,7 +36,9 @@ def select_layers(model: Model, pattern: str, skip: Sequence[str]) -> Selection:
                 do="Correct the pattern in the recipe's skip, or remove it.",
             )
     layers: list[Layer] = []
-    findings = list(skipped_layers(model.module))
+    known = {name for name, _, _ in fused_weights(model.module)}
+    findings = [finding for finding in skipped_layers(model.module) if finding.subject not in known]
+    findings.extend(resisting)
     for layer in candidates:
         if any(fnmatchcase(layer.name, entry) for entry in skip):
             continue
@@ -68,8 +72,8 @@ def without_groups(selection: Selection) -> Selection:
 
 
 def stored_names(model: Model, layer: Layer) -> tuple[str, ...]:
-    """The stored tensors that are the layer's weight; none if it is put together from several."""
-    return stored_as(model, layer.weight)
+    """The stored tensors that hold the layer's weight; none if it is put together from several."""
+    return stored_as(model, layer.weight) if layer.place is None else (layer.place.tensor,)
 
 
 def stored_as(model: Model, name: str) -> tuple[str, ...]:
@@ -86,16 +90,44 @@ def in_stored_order(model: Model, layers: Sequence[Layer]) -> list[Layer]:
     return sorted(layers, key=lambda layer: place[stored_names(model, layer)[0]])
 
 
-def without_unreached(selection: Selection, unreached: Sequence[str]) -> Selection:
-    """Without the layers that no calibration example came to: they have no scores."""
-    if not unreached:
+def without_experts(selection: Selection, criterion: str) -> Selection:
+    """Without the experts of fused weights, for a criterion that looks at gradients or Hessians."""
+    message = (
+        f"it is an expert of a fused weight, which {criterion} does not look into; use magnitude or wanda"
+    )
+    return _without(selection, {layer.name: message for layer in selection.layers if layer.place})
+
+
+def without_unreached(selection: Selection, reached: Mapping[str, int], least: int) -> Selection:
+    """Without the layers that too few calibration vectors came to (name -> how many): their scores would say nothing."""
+    lost = {}
+    for layer in selection.layers:
+        count = reached.get(layer.name, 0)
+        if count == 0:
+            lost[layer.name] = "no calibration example reaches it, so it has no scores"
+        elif count < least:
+            lost[layer.name] = f"only {count} calibration tokens reach it, and min_tokens is {least}"
+    return _without(selection, lost)
+
+
+def _without(selection: Selection, lost: Mapping[str, str]) -> Selection:
+    if not lost:
         return selection
-    message = "no calibration example reaches it, so it has no scores"
-    left = tuple(layer for layer in selection.layers if layer.name not in unreached)
+    left = tuple(layer for layer in selection.layers if layer.name not in lost)
     if not left:
-        raise BadInput("there is nothing to prune", why=message, do="Use other calibration data.")
-    lost = (Finding(kind="skipped_layer", subject=name, message=message) for name in unreached)
-    return Selection(layers=left, findings=(*selection.findings, *lost))
+        why = next(iter(lost.values()))
+        raise BadInput(
+            "there is nothing to prune",
+            why=f"of each of the {len(lost)} layers holds: {why}",
+            do="Use other calibration data, or another criterion.",
+        )
+    findings = (Finding(kind="skipped_layer", subject=name, message=why) for name, why in lost.items())
+    return Selection(layers=left, findings=(*selection.findings, *findings))
+
+
+def _in_module_order(model: Model, layers: Sequence[Layer]) -> list[Layer]:
+    place = {name: index for index, name in enumerate(model.module.state_dict())}
+    return sorted(layers, key=lambda layer: place[layer.weight])
 
 
 def _reason_to_skip(model: Model, layer: Layer, pattern: str) -> str:
@@ -116,4 +148,9 @@ def _reason_to_skip(model: Model, layer: Layer, pattern: str) -> str:
     groups = kept_of_group(pattern)
     if groups and (layer.inputs // layer.groups) % groups[1]:
         return f"{groups[1]} of {pattern} does not divide its {layer.inputs // layer.groups} inputs"
+    if block := block_of(pattern):
+        rows, columns = layer.outputs // layer.groups, layer.inputs // layer.groups
+        if rows % block[0] or columns % block[1]:
+            each = "" if layer.groups == 1 else f" of each of its {layer.groups} groups"
+            return f"{pattern} does not divide the {rows} outputs and {columns} inputs{each}"
     return ""

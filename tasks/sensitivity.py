@@ -10,6 +10,7 @@ import numpy as np
 from tasks.batches import batches
 from tasks.chains import chain_of, survey
 from tasks.contract import BadInput, Finding, Product, Row, Work
+from tasks.coverage import expert_tokens, fitting
 from tasks.criteria import Criterion, criterion_named
 from tasks.data import Examples, read
 from tasks.differences import Sums, difference, mean_loss
@@ -18,10 +19,11 @@ from tasks.families import answer_of
 from tasks.fitting import Fitted, fit
 from tasks.gathering import Gathered, gathered, statistics_for
 from tasks.hessians import hessians
-from tasks.models import Layer, Model, load
+from tasks.models import Layer, Model, load, weight_in
 from tasks.patterns import kept_of_group
+from tasks.recipes import bad_recipe
 from tasks.replay import Replay
-from tasks.selection import select_layers, without_groups
+from tasks.selection import select_layers
 from tasks.trials import Trials, part_of, replaced
 
 METHOD = "exact"
@@ -46,6 +48,8 @@ def run(work: Work) -> Product:
 
     Errors: BadInput, if the data set does not fit the model, or the dense loss on it is not finite.
     """
+    if work.params["scope"] == "model":
+        raise bad_recipe("scope model ranks all layers at once, and a trial prunes one of them")
     model = load(work.model, work.device)
     if answer_of(model.family) == "embedding":
         raise BadInput(
@@ -54,8 +58,8 @@ def run(work: Work) -> Product:
             do="Leave the sensitivity step out, and use the allocation uniform, erk or owl.",
         )
     selection = select_layers(model, work.params["pattern"], work.params["skip"])
-    if criterion_named(work.params["criterion"]).reconstructs:
-        selection = without_groups(selection)
+    criterion = criterion_named(work.params["criterion"], work.seed)
+    selection = fitting(selection, criterion, work.params["criterion"])
     findings = [*model.findings, *selection.findings] if work.part == 0 else []
     layers = part_of(selection.layers, work.part, work.parts)
     if not layers:
@@ -63,10 +67,10 @@ def run(work: Work) -> Product:
     examples = read(work.datasets["calibration"])
     fitted = fit(examples, model)
     findings.extend(fitted.findings)
-    criterion = criterion_named(work.params["criterion"], work.seed)
     seen = Gathered()
-    if criterion.needs_data:
-        layers, seen = _calibrate(criterion, model, layers, fitted, findings)
+    if criterion.needs_data or any(layer.place for layer in layers):
+        least = int(work.params.get("min_tokens", 1))
+        layers, seen = _calibrate(criterion, model, layers, fitted, least, findings)
     trials = _trials(model, work, criterion, layers, fitted, seen)
     grid = _grid(model, trials, layers, fitted)
     _check_dense(grid.dense, examples, fitted)
@@ -80,14 +84,31 @@ def run(work: Work) -> Product:
 
 
 def _calibrate(
-    criterion: Criterion, model: Model, layers: Sequence[Layer], fitted: Fitted, findings: list[Finding]
+    criterion: Criterion,
+    model: Model,
+    layers: Sequence[Layer],
+    fitted: Fitted,
+    least: int,
+    findings: list[Finding],
 ) -> tuple[tuple[Layer, ...], Gathered]:
-    """The layers that some example reaches, and what the criterion asks for about them."""
+    """The layers that enough tokens reach, and what the criterion asks for about them.
+
+    An expert that no token reaches would seem to stand any pruning, whatever it is scored by.
+    """
     statistics = statistics_for(criterion, model, layers, fitted)
-    for name in statistics.unreached:
-        message = "no calibration example reaches it, so it has no scores and is not tried"
-        findings.append(Finding(kind="skipped_layer", subject=name, message=message))
-    reached = tuple(layer for layer in layers if layer.name not in statistics.unreached)
+    findings.extend(expert_tokens(layers, statistics.tokens))
+    for layer in layers:
+        count = statistics.tokens.get(layer.name, 0)
+        if count < least:
+            why = (
+                f"{count} calibration tokens reach it, fewer than {least}"
+                if count
+                else "no calibration example reaches it, so it has no scores"
+            )
+            findings.append(
+                Finding(kind="skipped_layer", subject=layer.name, message=f"{why} and is not tried")
+            )
+    reached = tuple(layer for layer in layers if statistics.tokens.get(layer.name, 0) >= least)
     return reached, gathered(criterion, statistics, model, reached, fitted)
 
 
@@ -149,7 +170,7 @@ def _measure(grid: _Grid, layer: Layer, criterion: str) -> Iterator[Row]:
     grid.replay.move_to(grid.stages[layer.name])
     module = grid.model.module
     dense_value = mean_loss(grid.dense, grid.tokens)
-    for amount, weight in grid.trials.weights(layer, module.get_parameter(layer.weight)):
+    for amount, weight in grid.trials.weights(layer, weight_in(module, layer)):
         with replaced(module, layer, weight):
             scores = [grid.replay.score(index) for index in range(len(grid.replay.batches))]
         losses = _in_file_order(grid.replay, scores)

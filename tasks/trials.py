@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tasks.criteria import NOTHING, Criterion, Seen, layer_score
-from tasks.models import Layer, rows_of
+from tasks.models import Layer, rows_of, weight_in
 from tasks.passes import Passes
 from tasks.patterns import mask_of
 from tasks.reconstruct import factor_of, reconstruct
@@ -69,7 +69,7 @@ def part_of(layers: Sequence[Layer], part: int, parts: int) -> tuple[Layer, ...]
 @contextmanager
 def pruned(module: nn.Module, layer: Layer, mask: torch.Tensor) -> Iterator[None]:
     """The module with zeros where the mask is, for as long as the context lasts."""
-    with replaced(module, layer, _zeroed(layer, module.get_parameter(layer.weight), mask)):
+    with replaced(module, layer, _zeroed(layer, weight_in(module, layer), mask)):
         yield
 
 
@@ -78,8 +78,12 @@ def replaced(module: nn.Module, layer: Layer, value: torch.Tensor) -> Iterator[N
     """The module with another weight in the layer, for as long as the context lasts.
 
     The weight itself is not written to but stood in for, in every module that shares it: the pages that it shares
-    with other processes stay shared, and it comes back bit by bit, whatever happens in between.
+    with other processes stay shared, and it comes back bit by bit, whatever happens in between. An expert of a fused weight is written over and back.
     """
+    if layer.place is not None:
+        with _overwritten(weight_in(module, layer), value):
+            yield
+        return
     weight = module.get_parameter(layer.weight)
     holders = [
         (part._parameters, leaf)
@@ -96,6 +100,18 @@ def replaced(module: nn.Module, layer: Layer, value: torch.Tensor) -> Iterator[N
         for parameters, leaf in holders:
             parameters[leaf] = weight
     assert module.get_parameter(layer.weight) is weight
+
+
+@contextmanager
+def _overwritten(part: torch.Tensor, value: torch.Tensor) -> Iterator[None]:
+    """A part of a parameter cannot be stood in for: it is written to, which leaves the rest and the file alone."""
+    with torch.no_grad():
+        before = part.clone()
+        part.copy_(value)
+        try:
+            yield
+        finally:
+            part.copy_(before)
 
 
 def _zeroed(layer: Layer, weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -359,24 +359,6 @@ def test_tied_weights_are_pruned_and_counted_once(tmp_path, tiny_model):
     assert torch.equal(module.model.embed_tokens.weight, before["model.embed_tokens.weight"])
 
 
-def test_fused_experts_are_left_alone_with_a_finding(tmp_path):
-    torch.manual_seed(0)
-    config = transformers.MixtralConfig(
-        vocab_size=50,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        num_local_experts=3,
-    )
-    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path / "m")
-    product = prune(tmp_path / "m", tmp_path / "out")
-    assert len(rows(product)) == 4
-    assert any("experts" in f.subject for f in product.findings if f.kind == "skipped_layer")
-    transformers.MixtralForCausalLM.from_pretrained(tmp_path / "out")
-
-
 def test_an_artifact_can_be_pruned_again(tmp_path, tiny_model):
     path = tiny_model(tmp_path / "m", "MLPForClassification")
     prune(path, tmp_path / "half", amount=0.5)

@@ -39,8 +39,8 @@ def test_zeros_are_counted_in_the_written_bytes_those_of_before_included(tmp_pat
     tensors = dense_tensors(dtype)
     dense = checkpoint(tmp_path / "dense", **tensors)
     pruned = checkpoint(tmp_path / "pruned", **{**tensors, "l.weight": halved(tensors["l.weight"])})
-    written = {"l.weight": Written(layer=LAYER, pruned=16, group=(2, 4))}
-    assert recount(dense, pruned, written) == {"l.weight": 17}
+    written = {"l.weight": [Written(layer=LAYER, pruned=16, group=(2, 4))]}
+    assert recount(dense, pruned, written) == {"l": 17}
     assert count_nonzero(pruned, ["l.weight", "other"]) == 15 + 5
 
 
@@ -75,7 +75,7 @@ def test_every_fault_is_found(tmp_path, fault, message):
     dense = checkpoint(tmp_path / "dense", **dense_tensors())
     pruned = checkpoint(tmp_path / "pruned", **spoiled(fault))
     with pytest.raises(ArtifactWrong, match=message):
-        recount(dense, pruned, {"l.weight": Written(layer=LAYER, pruned=17, group=(2, 4))})
+        recount(dense, pruned, {"l.weight": [Written(layer=LAYER, pruned=17, group=(2, 4))]})
 
 
 def test_another_header_is_found(tmp_path):
@@ -84,3 +84,17 @@ def test_another_header_is_found(tmp_path):
     pruned = checkpoint(tmp_path / "pruned", **{**tensors, "more": torch.zeros(1)})
     with pytest.raises(ArtifactWrong, match="other headers"):
         recount(dense, pruned, {})
+
+
+def test_a_block_that_is_not_empty_is_missed(tmp_path):
+    tensors = dense_tensors()
+    blocked, scattered = tensors["l.weight"].clone(), tensors["l.weight"].clone()
+    blocked[2:, :4] = 0
+    scattered[:, 1::4] = 0
+    dense = checkpoint(tmp_path / "dense", **tensors)
+    written = {"l.weight": [Written(layer=LAYER, pruned=8, group=None, block=(2, 4))]}
+    whole = checkpoint(tmp_path / "whole", **{**tensors, "l.weight": blocked})
+    assert recount(dense, whole, written) == {"l": 9}
+    spread = checkpoint(tmp_path / "spread", **{**tensors, "l.weight": scattered})
+    with pytest.raises(ArtifactWrong, match="has 0 empty blocks of 2 x 4 and was to have 1"):
+        recount(dense, spread, written)

@@ -391,3 +391,48 @@ def test_the_plan_does_not_say_of_a_cut_that_it_gains_nothing(make_plan, fleet_t
     text = cutting(fleet_text)
     assert not any("two-four" in notice for notice in notices(make_plan(text=text)))
     assert any("two-four" in notice for notice in notices(make_plan()))
+
+
+def params_of(make_plan, make_model, prune: str) -> tuple[dict, dict]:
+    """The params of a prune unit and of a sensitivity unit, or nothing for the latter."""
+    text = """
+version: 1
+name: t
+store: ./out
+registries: {zoo: {kind: directory, path: ./zoo}}
+datasets: {manual: {kind: text, path: data/manual.jsonl}}
+recipes:
+  one: {prune: {%s}%s}
+"""
+    beside = "" if "scope: model" in prune or "dataset" in prune else ", sensitivity: {dataset: manual}"
+    plan = make_plan([make_model()], text=text % (prune, beside))
+    found = {unit.task.value: dict(unit.step.params) for unit in plan.units.values()}
+    return found["prune"], found.get("sensitivity", {})
+
+
+@pytest.mark.parametrize(
+    ("prune", "scope"),
+    [
+        ("criterion: activation, amount: 0.5", "row"),
+        ("criterion: variance, amount: 0.5", "row"),
+        ("criterion: taylor, amount: 0.5", "tensor"),
+        ("criterion: fisher, amount: 0.5, scope: row", "row"),
+        ("criterion: wanda, amount: 0.5, pattern: 'block:4x4'", "row"),
+        ("criterion: magnitude, amount: 0.5, pattern: 'block:1x8'", "tensor"),
+        ("criterion: wanda, pattern: '2:4'", None),
+    ],
+)
+def test_each_criterion_has_the_scope_that_suits_it(make_plan, make_model, prune, scope):
+    pruned, measured = params_of(make_plan, make_model, prune)
+    assert pruned["scope"] == measured["scope"] == scope
+    assert not {"min_amount", "min_tokens"} & {*pruned, *measured}, "the defaults leave keys as they were"
+    assert pruned["max_amount"] == 1.0
+
+
+def test_bounds_are_told_only_where_they_are_asked_for(make_plan, make_model):
+    model, _ = params_of(
+        make_plan, make_model, "criterion: magnitude, amount: 0.5, scope: model, min_amount: 0.1"
+    )
+    assert (model["scope"], model["min_amount"], model["max_amount"]) == ("model", 0.1, 0.95)
+    pruned, measured = params_of(make_plan, make_model, "criterion: wanda, amount: 0.5, min_tokens: 64")
+    assert pruned["min_tokens"] == measured["min_tokens"] == 64

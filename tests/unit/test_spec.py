@@ -137,6 +137,41 @@ def test_every_mistake_is_told_at_once(fleet_text):
             "{sensitivity: {dataset: manual}, prune: {criterion: wanda, cut: {width: 0.2}}}",
             "use criterion: loss",
         ),
+        ("{prune: {criterion: magnitude, pattern: block:4x4}}", "amount is missing"),
+        ("{prune: {criterion: magnitude, scope: model}}", "amount is missing"),
+        ("{prune: {criterion: magnitude, amount: 0.5, pattern: block:0x4}}", "pattern"),
+        ("{prune: {criterion: magnitude, amount: 0.5, pattern: block:1x1}}", "is what unstructured says"),
+        (
+            "{prune: {criterion: sparsegpt, amount: 0.5, pattern: block:4x4, dataset: manual}}",
+            "not in blocks",
+        ),
+        (
+            "{prune: {criterion: sparsegpt, amount: 0.5, scope: model, dataset: manual}}",
+            "scores weights as it goes",
+        ),
+        (
+            "{prune: {criterion: magnitude, amount: 0.5, scope: model, allocation: erk}}",
+            "leave allocation out",
+        ),
+        (
+            "{prune: {criterion: magnitude, amount: 0.5, scope: model, pattern: block:4x4}}",
+            "ranks single weights",
+        ),
+        ("{prune: {criterion: magnitude, pattern: 2:4, scope: model}}", "has its own scope"),
+        ("{prune: {criterion: magnitude, amount: 0.5, min_amount: 0.1}}", "min_amount is for scope: model"),
+        (
+            "{prune: {criterion: magnitude, amount: 0.5, scope: model, min_amount: 0.6, max_amount: 0.5}}",
+            "is above max_amount",
+        ),
+        (
+            "{prune: {criterion: magnitude, amount: 0.5, scope: model}, sensitivity: {dataset: manual}}",
+            "leave one of them out",
+        ),
+        (
+            "{prune: {criterion: magnitude, amount: 0.5, pattern: block:4x4, allocation: knapsack}, sensitivity: {dataset: manual}}",
+            "blocks go by amount",
+        ),
+        ("{prune: {criterion: fisher, amount: 0.5}}", "fisher needs calibration data"),
         ("{prune: {criterion: magnitude, amount: 0.5, allocation: knapsack}}", "needs a sensitivity step"),
         (
             "{prune: {criterion: magnitude, budget: {parameters: 0.5}}, sensitivity: {dataset: manual}}",

@@ -115,6 +115,18 @@ def _mask_blocks(
     return torch.from_numpy(whole).reshape(score.shape)
 
 
+def mask_upright(score: torch.Tensor, kept: int) -> torch.Tensor:
+    """N:M groups that stand upright: of each column of [M, columns] all but the `kept` highest go, of equals the last."""
+    if not bool(torch.isfinite(score).all()):
+        raise NotANumber("a score is not finite")
+    beaten_by = torch.zeros(score.shape, dtype=torch.int16, device=score.device)
+    for first in range(len(score)):
+        wins = score[first] >= score[first + 1 :]
+        beaten_by[first + 1 :] += wins
+        beaten_by[first] += (~wins).sum(0)
+    return beaten_by >= kept
+
+
 def mask_lowest(score: Array, count: int) -> Array:
     """Marks the `count` lowest of a flat array; of equals the last."""
     mask = np.zeros(score.size, dtype=bool)

@@ -15,7 +15,7 @@ from itertools import accumulate, pairwise
 import torch
 
 from tasks.models import Layer, rows_of
-from tasks.patterns import NotANumber, kept_of_group, mask_of, pruned_count
+from tasks.patterns import NotANumber, kept_of_group, mask_of, mask_upright, pruned_count
 
 SPARSEGPT = "sparsegpt"
 BLOCK = 128
@@ -24,6 +24,9 @@ _STRIP = 16
 """Columns between two updates of the rest of their block: changes no result, and keeps the rest out of the inner loop."""
 DAMPINGS = (0.01, 0.1, 1.0)
 """Shares of the mean diagonal that are added to the diagonal: the paper's, then what is tried where it fails."""
+
+_SMALL = 128
+"""Size of a triangular matrix that is inverted at once."""
 
 
 class NotPositive(ValueError):
@@ -65,11 +68,24 @@ def factor_of(hessian: torch.Tensor) -> Factor:
         if failed:
             continue
         # H backwards is L L^T, so H is R R^T with R = L backwards, and the inverse of H is R^-T R^-1
-        inverse = torch.linalg.solve_triangular(lower, torch.eye(len(lower)).to(lower), upper=False)
-        upper = inverse.flip(0, 1)
+        upper = _inverse_of_lower(lower).flip(0, 1)
         if bool(torch.isfinite(upper).all()):
             return Factor(upper=upper, dead=dead, damping=damping)
     raise NotPositive(f"not even with {DAMPINGS[-1]:g} times the mean of its diagonal added to it")
+
+
+def _inverse_of_lower(lower: torch.Tensor) -> torch.Tensor:
+    """Of a triangular matrix, by halves: a solver would not make use of the zeros on the right-hand side."""
+    size = len(lower)
+    if size <= _SMALL:
+        found: torch.Tensor = torch.linalg.solve_triangular(lower, torch.eye(size).to(lower), upper=False)
+        return found
+    half = size // 2
+    inverse = torch.zeros_like(lower)
+    inverse[:half, :half] = _inverse_of_lower(lower[:half, :half])
+    inverse[half:, half:] = _inverse_of_lower(lower[half:, half:])
+    inverse[half:, :half] = inverse[half:, half:] @ (lower[half:, :half] @ inverse[:half, :half]).neg_()
+    return inverse
 
 
 def reconstruct(
@@ -179,7 +195,10 @@ def _sweep_block_(
                 scores = (block[part] / diagonal[part]).square_()
                 if bool(dead[part].any()):
                     scores[dead[part]] = 0.0
-                mask[part] = mask_of(scores.t(), share, pattern, scope).t()
+                if groups is None:
+                    mask[part] = mask_of(scores.t(), share, pattern, scope).t()
+                else:
+                    mask[part] = mask_upright(scores, groups[0])
                 torch.div(mask[part], diagonal[part], out=taken[part])
             torch.mul(block[column], taken[column], out=errors[column])
             block[column:last].addr_(upper[column, column:last], errors[column], alpha=-1)

@@ -7,8 +7,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tasks.patterns import kept_of_group, mask_lowest, mask_of, pruned_count
+from tasks.patterns import NotANumber, kept_of_group, mask_lowest, mask_of, mask_upright, pruned_count
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -236,3 +238,24 @@ def test_scores_are_left_as_they_were():
     mask_of(score, 0.3, "unstructured", "tensor")
     mask_of(score, 0.3, "unstructured", "row")
     assert torch.equal(score, before)
+
+
+@given(
+    st.integers(2, 20).flatmap(
+        lambda group: st.tuples(
+            st.integers(1, group - 1),
+            st.lists(st.lists(st.integers(0, 4), min_size=group, max_size=group), min_size=1, max_size=6),
+        )
+    )
+)
+def test_groups_that_stand_upright_are_masked_as_those_that_lie(drawn):
+    kept, rows = drawn
+    score = torch.tensor(rows, dtype=torch.float32)
+    lying = mask_of(score, None, f"{kept}:{score.shape[1]}", None)
+    assert torch.equal(mask_upright(score.t(), kept), lying.t())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_upright_scores_that_are_no_numbers_are_refused(bad):
+    with pytest.raises(NotANumber):
+        mask_upright(torch.tensor([[1.0], [bad]]), 1)

@@ -296,3 +296,16 @@ def test_what_does_not_fit_the_dtype_is_refused():
 )
 def test_quotas_take_the_dead_first_and_spread_the_rest(dead, live, wanted, quotas):
     assert block_quotas(dead, live, wanted) == quotas
+
+
+@pytest.mark.parametrize("size", [1, 2, 127, 129, 300])
+def test_the_factor_is_that_of_the_inverse(size):
+    x = torch.randn(2 * size + 4, size, generator=torch.Generator().manual_seed(size))
+    hessian = x.t() @ x
+    upper = factor_of(hessian).upper.double()
+    damped = hessian.double()
+    damped.diagonal().add_(DAMPINGS[0] * float(damped.diagonal().mean()))
+    assert torch.equal(upper, upper.triu())
+    torch.testing.assert_close(
+        upper.t() @ upper @ damped, torch.eye(size, dtype=torch.float64), atol=2e-3, rtol=0
+    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
+from orchestrator.offered import checked
 from tasks.contract import BadInput
 
 ENTRY_POINTS = "prunefleet.metrics"
@@ -61,11 +62,7 @@ def scores_of(name: str, metric: Metric, rows: Sequence[Mapping[str, Any]]) -> l
 
 def known_metric(name: str) -> str:
     """The name, if it stands for a metric here; else ValueError, with what there is."""
-    offered = [point.name for point in entry_points(group=ENTRY_POINTS)]
-    if name in KNOWN or name in offered:
-        return name
-    shown = ", ".join(repr(known) for known in (*KNOWN, *sorted(offered)))
-    raise ValueError(f"input should be one of {shown}, or the name of an entry point of {ENTRY_POINTS}")
+    return checked(name, KNOWN, ENTRY_POINTS)
 
 
 def _refusal(why: str, do: str) -> BadInput:

@@ -22,6 +22,7 @@ from pydantic import (
 
 from orchestrator import yamltext
 from orchestrator.errors import SpecError
+from orchestrator.offered import OWN_CRITERIA, known_criterion
 from orchestrator.own_metrics import KNOWN, known_metric
 
 SCHEMA_FILE = "fleet.schema.json"
@@ -217,12 +218,11 @@ class CutSpec(_Part):
 class PruneSpec(_Part):
     """What to remove: by which score, in which pattern, how much, and how it is spread over the layers."""
 
-    criterion: Literal[
-        "magnitude", "wanda", "activation", "variance", "taylor", "fisher", "sparsegpt", "random", "loss"
-    ]
+    criterion: Annotated[str, AfterValidator(known_criterion), Field(examples=[*OWN_CRITERIA])]
     """Weights alone: `magnitude`. Weights and their inputs: `wanda`, `activation`, `variance`. Weights and gradients of the
     loss: `taylor`, `fisher`. `sparsegpt` also changes the weights that stay, so that they make up for those that go; `random` is a baseline, drawn
-    by the recipe's seed. `loss`, for cuts, measures the loss without each unit, one after the other."""
+    by the recipe's seed. `loss`, for cuts, measures the loss without each unit, one after the other.
+    Any other name is that of an entry point of `prunefleet.criteria`; it is given calibration data."""
     cut: CutSpec | None = None
     """In place of a pattern and an amount: take out whole units, so that the model becomes smaller and not sparse."""
     round_to: Positive = 1

@@ -52,7 +52,7 @@ def test_a_store_may_name_its_endpoint(fleet_text):
 @pytest.mark.parametrize(
     ("old", "new", "at", "words"),
     [
-        ("criterion: wanda", "criterion: wandaa", "wandaa", ["recipes.half.prune.criterion", "'fisher', 'sparsegpt', 'random' or 'loss'"]),
+        ("criterion: wanda", "criterion: wandaa", "wandaa", ["recipes.half.prune.criterion", "'fisher', 'sparsegpt', 'random', 'loss', or the name of an entry point of prunefleet.criteria"]),
         ("amount: 0.5", "amount: 1.5", "1.5", ["recipes.half.prune.amount", "less than or equal to 1", "1.5"]),
         ("amount: 0.5", "amount: -0.1", "-0.1", ["greater than or equal to 0"]),
         ("amount: 0.5", "amount: half", "half,", ["valid number", "half"]),

@@ -116,15 +116,15 @@ def _mask_blocks(
 
 
 def mask_upright(score: torch.Tensor, kept: int) -> torch.Tensor:
-    """N:M groups that stand upright: of each column of [M, columns] all but the `kept` highest go, of equals the last."""
-    if not bool(torch.isfinite(score).all()):
-        raise NotANumber("a score is not finite")
-    beaten_by = torch.zeros(score.shape, dtype=torch.int16, device=score.device)
-    for first in range(len(score)):
-        wins = score[first] >= score[first + 1 :]
-        beaten_by[first + 1 :] += wins
-        beaten_by[first] += (~wins).sum(0)
-    return beaten_by >= kept
+    """N:M groups that stand upright: of each column of [M, columns] all but the `kept` highest go, of equals the last.
+
+    Scores have to be finite.
+    """
+    group = len(score)
+    later = torch.ones(group, group, dtype=torch.bool, device=score.device).tril_(-1).unsqueeze(2)
+    beaten = (score.unsqueeze(0) >= score.unsqueeze(1)) & later  # [of the later one, by the earlier one]
+    after_it = torch.arange(group - 1, -1, -1, device=score.device).unsqueeze(1)
+    return beaten.sum(1) + after_it - beaten.sum(0) >= kept
 
 
 def mask_lowest(score: Array, count: int) -> Array:

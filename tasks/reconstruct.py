@@ -182,6 +182,8 @@ def _sweep_block_(
     returned.
     """
     diagonal = upper.diagonal().unsqueeze(1)
+    curvature = diagonal.square()
+    has_dead = bool(dead.any())
     errors = torch.empty_like(block)
     taken = torch.empty_like(block)  # of each entry: 1 / diagonal if it goes, else 0
     groups = kept_of_group(pattern)
@@ -192,8 +194,8 @@ def _sweep_block_(
         for column in range(first, last):
             if column % step == 0:  # N:M chooses as late as it can, after all that was made up for
                 part = slice(column, column + step)
-                scores = (block[part] / diagonal[part]).square_()
-                if bool(dead[part].any()):
+                scores = block[part].square().div_(curvature[part])
+                if has_dead:
                     scores[dead[part]] = 0.0
                 if groups is None:
                     mask[part] = mask_of(scores.t(), share, pattern, scope).t()

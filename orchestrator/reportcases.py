@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.domain import falls_with_harm
 from orchestrator.gains import Gain, gain_of
-from orchestrator.reportdata import ReportData, Row
+from orchestrator.reportdata import BY_CHAIN, ReportData, Row
 from orchestrator.wording import NAME_LENGTH, change, count, milliseconds, number, plain
 
 ALL = "all"
@@ -147,19 +147,7 @@ class Case:
 
 def cases_of(data: ReportData) -> list[Case]:
     """Every chain as a case, the most urgent and then the most harmed first."""
-    tables = {
-        name: _by_unit(getattr(data, name))
-        for name in (
-            "sensitivity",
-            "layers",
-            "artifacts",
-            "evaluations",
-            "latencies",
-            "verdicts",
-            "exemplars",
-            "findings",
-        )
-    }
+    tables = {name: _by_unit(getattr(data, name)) for name in BY_CHAIN}
     aliases = {
         (
             row.get("artifact_digest"),

@@ -8,6 +8,11 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
+BY_CHAIN = (
+    "sensitivity", "layers", "artifacts", "evaluations", "latencies", "verdicts", "exemplars", "findings",
+)  # fmt: skip
+"""Tables whose rows belong to a chain by their `unit_key`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:

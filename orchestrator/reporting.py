@@ -12,21 +12,12 @@ from orchestrator.gains import Gains, count_gains
 from orchestrator.ports import ObjectStore
 from orchestrator.records import read_records
 from orchestrator.report import ReportData, render_html, render_markdown
+from orchestrator.reportdata import BY_CHAIN
 from orchestrator.scheduling import Progress, UnitState
 from orchestrator.survey import Survey
 from orchestrator.tables import read_table
 
-SHOWN = (
-    "sensitivity",
-    "layers",
-    "artifacts",
-    "evaluations",
-    "latencies",
-    "verdicts",
-    "exemplars",
-    "findings",
-    "units",
-)
+SHOWN = (*BY_CHAIN, "units")
 
 Row = dict[str, Any]
 

@@ -153,8 +153,8 @@ def test_an_entry_is_filled_once_and_then_found(root):
 
 def test_another_cache_object_on_the_same_directory_finds_it(root):
     put(NodeCache(root, 10**6), "a", 5)
-    with NodeCache(root, 10**6).hold(named("a"), 5, never):
-        pass
+    with NodeCache(root, 10**6).hold(named("a"), 5, never) as path:
+        assert (path / "weights").stat().st_size == 5
 
 
 def test_subdirectories_are_kept_and_everything_is_read_only(root):

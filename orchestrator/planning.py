@@ -11,7 +11,8 @@ from typing import Any
 
 from orchestrator.domain import Catalog, Chain, DataRef, Impossible, ModelVersion, Plan, Step, TaskName, Unit
 from orchestrator.identity import digest
-from orchestrator.spec import DatasetSpec, Fleet, Match, PruneSpec, RecipeSpec
+from orchestrator.prunespec import PruneSpec
+from orchestrator.spec import DatasetSpec, Fleet, Match, RecipeSpec
 from tasks.contract import TASK_VERSIONS
 
 VERSIONS: Mapping[str, int] = {**TASK_VERSIONS, "judge": 3}

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from orchestrator.errors import SpecError
-from orchestrator.spec import SCHEMA_FILE, json_schema, load_fleet, size_in_bytes
+from orchestrator.spec import SCHEMA_FILE, json_schema, load_fleet
+from orchestrator.specparts import size_in_bytes
 
 HERE = Path(__file__)
 

@@ -17,8 +17,17 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.commands import care, simulation
-from orchestrator.commands.console import AsJson, FleetFile, StoreOption, open_store, out, print_json, talk
+from orchestrator.commands import care, explanation, simulation
+from orchestrator.commands.console import (
+    AsJson,
+    FleetFile,
+    StoreOption,
+    open_store,
+    out,
+    print_json,
+    survey_of,
+    talk,
+)
 from orchestrator.errors import PrunefleetError
 
 if TYPE_CHECKING:
@@ -67,6 +76,23 @@ def command_line() -> int:
     return 0
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from orchestrator.release import release
+
+        out.print(release(), markup=False, highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print version and build.")
+    ] = False,
+) -> None:
+    """What every command shares."""
+
+
 @app.command()
 def init(
     registry: Annotated[Path, typer.Argument(help="A directory of models: NAME/VERSION/config.json.")] = Path(
@@ -98,7 +124,7 @@ def plan(
     """Show what a run would do, what is cached, what cannot be done and why, and what it should take."""
     from orchestrator import planview
 
-    seen = _survey(fleet)
+    seen = survey_of(fleet)
     if as_json:
         print_json(planview.as_json(seen.plan, seen.placement, seen.pools, seen.costs))
     else:
@@ -142,14 +168,16 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Carry the plan out and write the report."""
+    from orchestrator.api import default_cache
+    from orchestrator.backends.opening import choose_backend
     from orchestrator.execution import RunOptions, execute
     from orchestrator.metrics import RunMetrics
     from orchestrator.terminal import LiveView
     from orchestrator.window import first_stop, parse_window
 
     hours = parse_window(window, None) if window is not None else None
-    connect = _backend(backend, address)
-    seen = _survey(fleet, retry_quarantined=retry_quarantined)
+    connect = choose_backend(backend, address)
+    seen = survey_of(fleet, retry_quarantined=retry_quarantined)
     if not quiet and not as_json:
         _show_plan(seen, units=False)
     metrics = RunMetrics(seen.pools, seen.fleet.recipes)
@@ -158,7 +186,7 @@ def run(
         port = metrics.serve(metrics_port)
         talk.print(f"metrics: http://127.0.0.1:{port}/metrics", markup=False, highlight=False)
     options = RunOptions(
-        cache_root=str(cache or _default_cache()),
+        cache_root=str(cache or default_cache()),
         stop=first_stop(hours, budget_hours, time.time()),
         max_failures=max_failures,
         actor=os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown",
@@ -271,43 +299,8 @@ def schema() -> None:
     sys.stdout.write(json_schema())
 
 
-for command in (care.doctor, care.verify, care.gc, simulation.simulate):
+for command in (explanation.explain, care.doctor, care.verify, care.gc, simulation.simulate):
     app.command()(command)
-
-
-def _survey(fleet: Path, *, retry_quarantined: bool = False) -> Survey:
-    from orchestrator.survey import read_fleet, survey
-
-    spec, text = read_fleet(fleet)
-    return survey(spec, text, time.time(), retry_quarantined=retry_quarantined)
-
-
-def _backend(name: str, address: str | None) -> Any:
-    from orchestrator.errors import UsageError
-
-    if name == "local":
-        if address:
-            raise UsageError("--backend local runs on this machine; it has no --address")
-
-        def local(pools: Any, body: Any) -> Any:
-            from orchestrator.backends.local_backend import LocalBackend
-
-            return LocalBackend(pools=pools, body=body)
-
-        return local
-    if name != "ray":
-        raise UsageError(f"there is no backend {name!r}; known: ray, local")
-    if address:
-        from orchestrator.addresses import check_cluster
-
-        check_cluster(address, os.environ)
-
-    def ray(pools: Any, body: Any) -> Any:
-        from orchestrator.backends.ray_backend import connect
-
-        return connect(pools, body, address)
-
-    return ray
 
 
 @contextmanager
@@ -331,10 +324,6 @@ def _signals() -> Iterator[Signals]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunefleet"
 
 
 def _show_plan(seen: Survey, *, units: bool) -> None:

@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from orchestrator.controller import Controller, Signals, SystemClock, Watcher
 from orchestrator.datafiles import share_data
 from orchestrator.domain import FailureClass, Judgement, Plan, Pool, Shard, Unit, UnitStatus
 from orchestrator.gains import Gains
-from orchestrator.ports import AttemptEnded, Backend
+from orchestrator.ports import AttemptEnded, Connect
 from orchestrator.publication import Published, publish_passed
 from orchestrator.scheduling import Progress, Start, UnitState
 from orchestrator.survey import Survey, write_costs
@@ -26,8 +26,6 @@ STATUS_EVERY_SECONDS = 5.0
 
 EXIT_OK, EXIT_BLOCKED, EXIT_FAILED, EXIT_INCONCLUSIVE = 0, 3, 4, 5
 EXIT_UNREACHABLE, EXIT_INTERRUPTED, EXIT_NOT_PERMITTED = 69, 75, 77
-
-Connect = Callable[[Mapping[str, Pool], Callable[[Any], Any]], Backend]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

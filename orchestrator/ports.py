@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -126,3 +126,7 @@ class Clock(Protocol):
 
     def sleep(self, seconds: float) -> None:
         """Lets time pass."""
+
+
+Connect = Callable[[Mapping[str, Pool], Callable[[Any], Any]], Backend]
+"""Pools and the body of an attempt -> the backend that runs them; called when a run first has something to do."""

@@ -40,14 +40,14 @@ def gains_of(store: ObjectStore, plan: Plan) -> Gains:
     )
 
 
-def table_rows(store: ObjectStore, name: str, unit_keys: Collection[str]) -> list[Row]:
-    """A folded table's rows of these units; a result that was computed twice has its rows once."""
+def table_rows(store: ObjectStore, name: str, wanted: Collection[str], by: str = "unit_key") -> list[Row]:
+    """A folded table's rows whose column `by` is wanted; a result that was computed twice has its rows once."""
     import pyarrow.compute as pc
 
     dataset = read_table(store, name)
-    if dataset is None or not unit_keys:
+    if dataset is None or not wanted:
         return []
-    rows: list[Row] = dataset.to_table(filter=pc.field("unit_key").isin(list(unit_keys))).to_pylist()
+    rows: list[Row] = dataset.to_table(filter=pc.field(by).isin(list(wanted))).to_pylist()
     return rows
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from orchestrator.ports import ObjectStore
+
+if TYPE_CHECKING:
+    from orchestrator.survey import Survey
 
 NO_TERMINAL_WIDTH = 4000  # a file or a pipe has no right edge to wrap at
 out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else NO_TERMINAL_WIDTH)
@@ -38,6 +42,14 @@ def open_store(option: str | None) -> ObjectStore:
     if option and not is_fleet(option):
         return opened(StoreSpec(url=option if "://" in option else str(Path(option).resolve())))
     return opened(read_fleet(Path(option or "fleet.yaml"))[0].store)
+
+
+def survey_of(fleet: Path, *, retry_quarantined: bool = False) -> Survey:
+    """What a fleet file's plan is made from, and the plan. Errors: SpecError; those of registries and store."""
+    from orchestrator.survey import read_fleet, survey
+
+    spec, text = read_fleet(fleet)
+    return survey(spec, text, time.time(), retry_quarantined=retry_quarantined)
 
 
 def print_json(value: Any) -> None:

@@ -1,0 +1,191 @@
+"""Effects. The verbs of the command line as Python: a fleet is opened once, then planned, run and asked.
+
+from orchestrator.api import open_fleet
+
+fleet = open_fleet("fleet.yaml")
+fleet.run(backend="local")
+fleet.query("SELECT model, recipe, verdict FROM verdicts WHERE gate = 'overall'").to_pandas()
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.survey import Survey, read_fleet, survey
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from orchestrator.collection import Marked, Swept
+    from orchestrator.controller import Signals, Watcher
+    from orchestrator.execution import RunSummary
+    from orchestrator.explaining import Explanation
+    from orchestrator.ports import ObjectStore
+    from orchestrator.probes.checks import Check
+    from orchestrator.simulation.whatif import Scenario
+    from orchestrator.spec import Fleet
+    from orchestrator.verification import Verification
+
+DAY = 86_400.0
+
+
+def open_fleet(path: str | os.PathLike[str]) -> OpenFleet:
+    """Reads and checks a fleet file. Errors: SpecError, with every mistake and its line."""
+    from orchestrator.stores.opening import open_store
+
+    spec, text = read_fleet(Path(path))
+    return OpenFleet(spec=spec, text=text, store=open_store(spec.store))
+
+
+def default_cache() -> Path:
+    """Where this machine's nodes cache models and data if nothing else is said."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunefleet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenFleet:
+    """A fleet and its store. Every method reads the world anew; all errors are `PrunefleetError`s, as on the command line."""
+
+    spec: Fleet
+    text: str
+    """The fleet file as it is, which every run keeps."""
+    store: ObjectStore
+
+    def plan(self, *, retry_quarantined: bool = False) -> Survey:
+        """Scans and plans: `.plan` has the units, `.placement` the prediction, `.catalog` the models found."""
+        return survey(self.spec, self.text, time.time(), retry_quarantined=retry_quarantined)
+
+    def run(
+        self,
+        *,
+        planned: Survey | None = None,
+        backend: Literal["ray", "local"] = "ray",
+        address: str | None = None,
+        budget_hours: float | None = None,
+        window: str | None = None,
+        max_failures: int | None = None,
+        actor: str | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        signals: Signals | None = None,
+        watchers: Sequence[Watcher] = (),
+    ) -> RunSummary:
+        """Carries out a plan (one made now, unless `planned` is given), publishes, folds, and writes the report.
+
+        `signals.drain` set from another thread lets what runs end and stops. Errors: UsageError, Unreachable, NotPermitted.
+        """
+        from orchestrator.backends.opening import choose_backend
+        from orchestrator.controller import Signals
+        from orchestrator.execution import RunOptions, execute
+        from orchestrator.window import first_stop, parse_window
+
+        hours = parse_window(window, None) if window is not None else None
+        connect = choose_backend(backend, address)
+        options = RunOptions(
+            cache_root=str(cache or default_cache()),
+            stop=first_stop(hours, budget_hours, time.time()),
+            max_failures=max_failures,
+            actor=actor or os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown",
+        )
+        return execute(planned or self.plan(), connect, options, signals or Signals(), watchers=watchers)
+
+    def query(self, sql: str) -> pa.Table:
+        """The answer to one SELECT over the tables; `.to_pandas()`, or `polars.from_arrow`. Errors: QueryError."""
+        from orchestrator.querying import query
+
+        return query(self.store, sql)
+
+    def table(self, name: str) -> pa.Table:
+        """A whole table: units, sensitivity, layers, artifacts, evaluations, verdicts, … Errors: QueryError, with those there are."""
+        from orchestrator.errors import QueryError
+        from orchestrator.querying import TABLES
+
+        if name not in TABLES:
+            raise QueryError(f"there is no table {name!r}; known: {', '.join(TABLES)}")
+        return self.query(f"SELECT * FROM {name}")
+
+    def explain(self, asked: str, planned: Survey | None = None) -> tuple[Explanation, ...]:
+        """Why units are as they are: those that a unit key, its beginning, or a model's name means. Errors: UsageError."""
+        from orchestrator.explaining import explain, find_units
+        from orchestrator.folding import fold
+        from orchestrator.records import read_records
+        from orchestrator.reporting import table_rows
+
+        seen = planned or self.plan()
+        keys = find_units(seen.plan, asked)
+        fold(self.store)
+        units = table_rows(self.store, "units", {seen.plan.units[key].model.name for key in keys}, by="model")
+        attempts = read_records(self.store, "attempts").table.to_pylist()
+        findings = table_rows(self.store, "findings", keys)
+        return tuple(
+            explain(
+                seen.plan, seen.placement, seen.pools, seen.costs, key,
+                units=units, attempts=attempts, findings=findings,
+            )
+            for key in keys
+        )  # fmt: skip
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The status of every run, newest first."""
+        from orchestrator.runs import list_runs
+
+        return list_runs(self.store)
+
+    def status(self, run_id: str = "latest") -> dict[str, Any]:
+        """One run's status, also while it runs. Errors: UnknownRun."""
+        from orchestrator.runs import latest, read_status
+
+        return read_status(self.store, latest(self.store) if run_id == "latest" else run_id)
+
+    def report(self, run_id: str = "latest", kind: Literal["html", "md"] = "html") -> str:
+        """A run's report: a self-contained page, or its summary. Errors: UnknownRun; NotFound, before the run has ended."""
+        from orchestrator.runs import latest, read_report
+
+        chosen = latest(self.store) if run_id == "latest" else run_id
+        return read_report(self.store, chosen, f"report.{kind}").decode()
+
+    def simulate(
+        self, *, nothing_cached: bool = False, seed: int = 0, noise: float = 0.0, losses_per_hour: float = 0.0
+    ) -> list[Scenario]:
+        """The plan on a virtual cluster: first as it is, then with one slot more of each pool."""
+        from orchestrator.simulation import whatif
+        from orchestrator.simulation.capacity import Assumptions
+
+        seen = self.plan()
+        plan = whatif.nothing_cached(seen.plan) if nothing_cached else seen.plan
+        assumptions = Assumptions(seed=seed, noise=noise, losses_per_hour=losses_per_hour)
+        return list(whatif.scenarios(plan, seen.pools, seen.costs, assumptions))
+
+    def doctor(self, *, address: str | None = None, thorough: bool = False) -> tuple[Check, ...]:
+        """What store, registries, data, libraries and a cluster really do."""
+        from orchestrator.doctor import examine
+        from orchestrator.probes.ground import THOROUGH, Effort
+
+        return tuple(examine(self.spec, THOROUGH if thorough else Effort(), address))
+
+    def verify(self) -> Verification:
+        """Every digest in the store and every published version, checked again."""
+        from orchestrator.verification import verify
+
+        return verify(self.store, self.spec)
+
+    def garbage(self, *, older_than: float = 7 * DAY, runs_older_than: float | None = None) -> Marked:
+        """What nothing points to any more, and is older than so many seconds. Nothing is removed."""
+        from orchestrator.collection import mark
+        from orchestrator.garbage import Limits
+
+        limits = Limits(at=time.time(), older_than=older_than, runs_older_than=runs_older_than)
+        return mark(self.store, self.spec, limits)
+
+    def collect(self, *, older_than: float = 7 * DAY, runs_older_than: float | None = None) -> Swept:
+        """Removes what `garbage` names; what came into use meanwhile is spared. Errors: those of the store."""
+        from orchestrator.collection import mark, sweep_away, sweeping
+        from orchestrator.garbage import Limits
+
+        with sweeping(self.store) as sweep:
+            limits = Limits(at=sweep.at, older_than=older_than, runs_older_than=runs_older_than)
+            return sweep_away(sweep, mark(self.store, self.spec, limits))

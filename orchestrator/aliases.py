@@ -10,20 +10,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import BrokenInvariant, Damaged, NotFound, RegistryError
+from orchestrator.errors import BrokenInvariant, Damaged, NoSuchVersion, NotFound, RegistryError
 from orchestrator.identity import canonical, digest
 from orchestrator.names import problem_of_part, problem_of_path, shown
-from orchestrator.ports import ObjectStore
+from orchestrator.ports import ObjectStore, Outlet
 from orchestrator.publishing import Publication
-from orchestrator.registries.placing import explained, has_version, locked_model, read_file, replace_file
-from orchestrator.registries.tree import open_below, open_root
-from orchestrator.spec import DirectoryRegistrySpec
-
-FILE = "aliases.json"
-MAX_FILE_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,39 +62,32 @@ def move_to(publication: Publication, *, registry: str, alias: str, reason: str)
     )
 
 
-def read_aliases(registry: DirectoryRegistrySpec, model: str) -> Mapping[str, str]:
+def read_aliases(outlet: Outlet, model: str) -> Mapping[str, str]:
     """Alias -> version of one model. Errors: RegistryError."""
     if why := problem_of_path(model):
         raise RegistryError(f"{shown(model)!r} cannot be the name of a model: {why}")
-    if not Path(registry.path, model).exists():
-        return {}
-    with (
-        explained(f"the aliases of {model} in {registry.path} cannot be read"),
-        open_root(Path(registry.path)) as root,
-        open_below(root, model.split("/")) as directory,
-    ):
-        return _read(directory)
+    return outlet.aliases(model)
 
 
-def move_alias(store: ObjectStore, registry: DirectoryRegistrySpec, move: Move) -> dict[str, Any] | None:
+def move_alias(store: ObjectStore, outlet: Outlet, move: Move) -> dict[str, Any] | None:
     """Makes the alias point to the version; the row of `promotions` that records it, or None if it points there already.
 
-    Errors: RegistryError, if there is no such version or the aliases cannot be read; those of the store.
+    Errors: NoSuchVersion; AliasMoved; RegistryError, if the aliases cannot be read; those of the store.
     """
     if why := problem_of_part(move.alias):
         raise RegistryError(f"{shown(move.alias)!r} cannot be an alias: {why}")
     intent = f"promotions-begun/{digest([move.registry, move.model, move.alias])}.json"
-    with locked_model(Path(registry.path), move.model, make=False) as directory:
-        aliases = _read(directory)
+    with outlet.shelf(move.model, make=False) as shelf:
+        aliases = shelf.aliases()
         _finish(store, intent, aliases.get(move.alias))
-        if not has_version(directory, move.published_version):
-            raise RegistryError(f"{move.model} in {registry.path} has no version {move.published_version}")
+        if not shelf.has(move.published_version):
+            raise NoSuchVersion(f"{move.model} in {outlet.url} has no version {move.published_version}")
         previous = aliases.get(move.alias)
         if previous == move.published_version:
             return None
         row = {**asdict(move), "previous_version": previous, "at": _text(move.at)}
         store.put(intent, canonical(row))
-        replace_file(directory, FILE, _bytes({**aliases, move.alias: move.published_version}))
+        shelf.point(move.alias, move.published_version, previous)
         _record(store, row)
         store.delete(intent)
     return {**row, "at": datetime.fromtimestamp(move.at, UTC)}
@@ -130,29 +116,6 @@ def _record(store: ObjectStore, row: Mapping[str, Any]) -> None:
     key = f"promotions/{time}-{digest(row)[:16]}.json"
     if not store.put_if_absent(key, data) and store.get(key) != data:
         raise BrokenInvariant(f"{key} records another move under the same digest")
-
-
-def _read(directory: int) -> dict[str, str]:
-    data = read_file(directory, FILE, MAX_FILE_BYTES)
-    if data is None:
-        return {}
-    try:
-        aliases = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise RegistryError(f"{FILE} cannot be read: {error}; correct it or remove it") from error
-    if not isinstance(aliases, dict):
-        raise RegistryError(f"{FILE} is not an object of versions by alias; correct it or remove it")
-    for alias, version in aliases.items():
-        for name in (alias, version):
-            if why := problem_of_part(name) if isinstance(name, str) else "it is no text":
-                raise RegistryError(
-                    f"in {FILE}, {shown(str(name))!r} cannot be used: {why}; correct it or remove it"
-                )
-    return aliases
-
-
-def _bytes(aliases: Mapping[str, str]) -> bytes:
-    return (json.dumps(aliases, indent=1, sort_keys=True) + "\n").encode()
 
 
 def _text(at: float) -> str:

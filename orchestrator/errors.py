@@ -64,6 +64,14 @@ class ModelChanged(RegistryError):
     """The model version is no longer the one that was planned."""
 
 
+class NoSuchVersion(RegistryError):
+    """There is no such version in the registry."""
+
+
+class AliasMoved(RegistryError):
+    """Somebody else moved the alias meanwhile."""
+
+
 class NotSupported(StoreError):
     """The object store cannot do this at all."""
 

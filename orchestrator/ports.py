@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,6 +76,60 @@ class Registry(Protocol):
 
         Errors: ModelChanged (what is there is not what was planned), RegistryError.
         """
+
+
+class Shelf(Protocol):
+    """One model's versions and aliases in a registry, open to one writer."""
+
+    def find(self, label: str) -> str | None:
+        """The version that was published under this label, or None. Errors: RegistryError."""
+
+    def place(self, label: str, fill: Callable[[Path], None], lineage: Mapping[str, str]) -> str:
+        """Makes a version, whole or not at all, of what `fill(empty directory)` writes; the name it has in the registry.
+
+        `lineage` says what it was made from; a registry that has tags shows it there. Errors: RegistryError, NotPermitted.
+        """
+
+    def has(self, version: str) -> bool:
+        """Whether there is such a version. Errors: RegistryError."""
+
+    def aliases(self) -> Mapping[str, str]:
+        """Alias -> version. Errors: RegistryError."""
+
+    def point(self, alias: str, version: str, previous: str | None) -> None:
+        """Moves an alias that points to `previous` (None: there is none).
+
+        Errors: AliasMoved, where the registry can tell that it points elsewhere by now; RegistryError, NotPermitted.
+        """
+
+
+class Outlet(Protocol):
+    """The writing side of a registry: where versions are published and aliases moved."""
+
+    name: str
+
+    @property
+    def url(self) -> str:
+        """Where it is, without credentials."""
+
+    def shelf(self, model: str, *, make: bool) -> AbstractContextManager[Shelf]:
+        """A model's versions, for this writer as long as the block lasts; the model is made if `make`.
+
+        Where the registry has locks, nobody else writes there meanwhile. Errors: RegistryError (a hostile name, no such
+        model), NotPermitted, Unreachable.
+        """
+
+    def aliases(self, model: str) -> Mapping[str, str]:
+        """Alias -> version of one model, without any lock; empty if there is no such model. Errors: RegistryError."""
+
+    def opened(self, model: str, version: str) -> AbstractContextManager[Path]:
+        """A local directory with exactly the files of a version, as long as the block lasts.
+
+        Errors: NoSuchVersion, RegistryError, Unreachable.
+        """
+
+    def probe(self) -> str:
+        """Where it would write, having found that it may. Errors: NotPermitted, RegistryError, Unreachable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

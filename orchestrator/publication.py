@@ -88,17 +88,18 @@ def _groups(survey: Survey, done: Collection[str]) -> Iterator[_Group]:
 
 def _publish_group(survey: Survey, group: _Group, run_id: str, at: float, actor: str) -> list[Published]:
     from orchestrator import aliases, publishing
+    from orchestrator.registries.opening import open_outlet
 
     with ThreadPoolExecutor(THREADS) as pool:
         candidates = [c for c in pool.map(lambda chain: _candidate(survey, chain), group.chains) if c]
     if not candidates:
         return []
     winner = publishing.choose(candidates)
-    spec = survey.fleet.registries[group.registry]
+    outlet = open_outlet(group.registry, survey.fleet.registries[group.registry])
     chain = next(c for c in group.chains if (c.recipe, c.model.version) == (winner.recipe, winner.version))
     publication = publishing.publish(
         survey.store,
-        spec,
+        outlet,
         model=chain.model,
         recipe=chain.recipe,
         artifact_digest=winner.artifact_digest,
@@ -116,7 +117,7 @@ def _publish_group(survey: Survey, group: _Group, run_id: str, at: float, actor:
         else f"its gates could not tell, and say to publish then; best of {len(candidates)}"
     )
     move = aliases.move_to(publication, registry=group.registry, alias=goal.alias, reason=reason)
-    row = aliases.move_alias(survey.store, spec, move)
+    row = aliases.move_alias(survey.store, outlet, move)
     if row is None:
         return []
     text = f"{group.registry}/{group.model}@{publication.version} as {goal.alias}"

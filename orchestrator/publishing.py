@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from orchestrator.artifacts import artifact_files, differences, download_artifact
 from orchestrator.domain import Judgement, ModelVersion
 from orchestrator.errors import Damaged
 from orchestrator.names import natural
-from orchestrator.ports import ObjectStore
-from orchestrator.registries.placing import has_version, locked_model, place_version
-from orchestrator.registries.tree import open_below, path_of
-from orchestrator.spec import DirectoryRegistrySpec
+from orchestrator.ports import ObjectStore, Outlet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +61,13 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def published_version(source_version: str, recipe: str, artifact_digest: str) -> str:
-    """The version that an artifact becomes."""
+    """What an artifact is published as: its version where the registry lets versions be named, else its label."""
     return f"{source_version}-{recipe}-{artifact_digest[:12]}"
 
 
 def publish(
     store: ObjectStore,
-    registry: DirectoryRegistrySpec,
+    outlet: Outlet,
     *,
     model: ModelVersion,
     recipe: str,
@@ -85,18 +81,28 @@ def publish(
 
     Errors: Damaged, if the artifact or the version that is there is not what it should be; RegistryError; NotFound.
     """
-    version = published_version(model.version, recipe, artifact_digest)
+    label = published_version(model.version, recipe, artifact_digest)
     files = artifact_files(store, artifact_digest)
-    with locked_model(Path(registry.path), model.name, make=True) as versions:
-        is_new = not has_version(versions, version)
-        if is_new:
-            place_version(versions, version, lambda into: download_artifact(store, artifact_digest, into))
-        else:
-            with open_below(versions, [version]) as there:
-                lines = differences(path_of(there), files)
+    lineage = {
+        "source": model.id,
+        "source_digest": model.digest,
+        "recipe": recipe,
+        "artifact_digest": artifact_digest,
+        "verdict": verdict_key,
+        "run": run_id,
+        "actor": actor,
+    }
+    with outlet.shelf(model.name, make=True) as shelf:
+        there = shelf.find(label)
+        version = there or shelf.place(
+            label, lambda into: download_artifact(store, artifact_digest, into), lineage
+        )
+        if there:
+            with outlet.opened(model.name, there) as directory:
+                lines = differences(directory, files)
             if lines:
                 raise Damaged(
-                    f"{model.name}@{version} in {registry.path} is not the artifact {artifact_digest}: "
+                    f"{model.name}@{there} in {outlet.url} is not the artifact {artifact_digest}: "
                     f"{'; '.join(lines[:5])}. Remove that version; the next run publishes it again."
                 )
     return Publication(
@@ -108,5 +114,5 @@ def publish(
         at=at,
         actor=actor,
         run_id=run_id,
-        is_new=is_new,
+        is_new=not there,
     )

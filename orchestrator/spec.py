@@ -20,6 +20,7 @@ from orchestrator import yamltext
 from orchestrator.errors import SpecError
 from orchestrator.own_metrics import KNOWN, known_metric
 from orchestrator.prunespec import BudgetSpec, CutSpec, DistillSpec, PruneSpec, QualitySpec, RecoverSpec
+from orchestrator.registryspec import DirectoryRegistrySpec, RegistrySpec
 from orchestrator.specparts import Fraction, Name, Part, Positive, Size, with_defaults
 
 SCHEMA_FILE = "fleet.schema.json"
@@ -42,13 +43,6 @@ class StoreSpec(Part):
             if "@" in value.split("://", 1)[-1].split("/", 1)[0]:
                 raise ValueError("credentials do not stand in this file; they come from the environment")
         return self
-
-
-class DirectoryRegistrySpec(Part):
-    """Model versions in a directory: PATH/<name>/<version>/config.json, or PATH/<name>/config.json."""
-
-    kind: Literal["directory"]
-    path: str
 
 
 class DatasetSpec(Part):
@@ -243,7 +237,7 @@ class Fleet(Part):
     version: Literal[1]
     name: Name
     store: StoreSpec
-    registries: Annotated[Mapping[Name, DirectoryRegistrySpec], Field(min_length=1)]
+    registries: Annotated[Mapping[Name, RegistrySpec], Field(min_length=1)]
     datasets: Mapping[Name, DatasetSpec] = {}
     recipes: Annotated[Mapping[Name, RecipeSpec], Field(min_length=1)]
     pools: Annotated[Mapping[Name, PoolSpec], Field(min_length=1)] = {"local": PoolSpec(cpus=2)}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator.errors import UsageError
 from orchestrator.registries.opening import open_registry
-from orchestrator.spec import DirectoryRegistrySpec
+from orchestrator.registryspec import DirectoryRegistrySpec
 from orchestrator.wording import plain
 
 _TEXT = """\

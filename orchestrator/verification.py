@@ -15,13 +15,13 @@ from typing import Any
 from orchestrator import results
 from orchestrator.artifacts import LISTING, ArtifactFile, artifact_files, artifact_key, differences
 from orchestrator.durable import sha256_of
-from orchestrator.errors import Damaged, NotFound, RegistryError
+from orchestrator.errors import Damaged, NoSuchVersion, NotFound, RegistryError
 from orchestrator.identity import digest, digest_bytes
 from orchestrator.inflight import mapped
 from orchestrator.listing import PREFIX, unit_of
 from orchestrator.names import is_sha256, problem_of_part, problem_of_path
-from orchestrator.ports import ObjectStore, Stat
-from orchestrator.registries.tree import open_below, open_root, path_of
+from orchestrator.ports import ObjectStore, Outlet, Stat
+from orchestrator.registries.opening import open_outlet
 from orchestrator.schemas import RESULT_TABLES
 from orchestrator.spec import Fleet
 
@@ -255,7 +255,9 @@ def _check_published(
         if spec is None:
             continue
         _count(done, "published", 0)
-        problem = _published_problem(store, Path(spec.path), row, is_current=place in current)
+        problem = _published_problem(
+            store, open_outlet(row["registry"], spec), row, is_current=place in current
+        )
         if problem:
             subject = f"{row['registry']}/{row['model']}@{row['published_version']}"
             advice = "remove that version; the next run publishes it again from the store."
@@ -263,7 +265,9 @@ def _check_published(
         watch(done)
 
 
-def _published_problem(store: ObjectStore, root: Path, row: Mapping[str, Any], *, is_current: bool) -> str:
+def _published_problem(
+    store: ObjectStore, outlet: Outlet, row: Mapping[str, Any], *, is_current: bool
+) -> str:
     model, version = str(row["model"]), str(row["published_version"])
     if why := problem_of_path(model) or problem_of_part(version):
         return f"its record names a version that cannot be one: {why}"
@@ -272,9 +276,9 @@ def _published_problem(store: ObjectStore, root: Path, row: Mapping[str, Any], *
     except (NotFound, Damaged) as error:
         return f"it cannot be compared: {error}"
     try:
-        with open_root(root) as opened, open_below(opened, [*model.split("/"), version]) as directory:
-            lines = differences(path_of(directory), files)
-    except FileNotFoundError:
+        with outlet.opened(model, version) as directory:
+            lines = differences(directory, files)
+    except NoSuchVersion:
         return "it is gone, and an alias was moved to it last" if is_current else ""
     except (OSError, RegistryError) as error:
         return f"it cannot be read: {error}"

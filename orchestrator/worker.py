@@ -32,8 +32,9 @@ from orchestrator.domain import (
 from orchestrator.listing import result_key
 from orchestrator.planning import VERSIONS
 from orchestrator.ports import ObjectStore
+from orchestrator.registryspec import RegistrySpec
 from orchestrator.scratch import scratch_directory
-from orchestrator.spec import DirectoryRegistrySpec, StoreSpec
+from orchestrator.spec import StoreSpec
 from tasks.contract import BadInput, Dataset, Finding, Product, Work
 
 Tables = dict[str, list[Any]]
@@ -67,7 +68,7 @@ class ShardOrder:
     """Unit key -> task, of every unit that these units read from."""
     predicted_seconds: Mapping[str, float]
     store: StoreSpec
-    registries: Mapping[str, DirectoryRegistrySpec]
+    registries: Mapping[str, RegistrySpec]
     cache_root: str
     cache_bytes: int
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from orchestrator.datafiles import find_data
 from orchestrator.domain import ModelVersion
-from orchestrator.errors import RegistryError
+from orchestrator.errors import NotPermitted, RegistryError, Unreachable
 from orchestrator.ports import ObjectStore
 from orchestrator.probes.checks import Check, State
+from orchestrator.registries.opening import open_outlet
+from orchestrator.registryspec import RegistrySpec
 from orchestrator.scanning import scan_registry, wanted_registries
 from orchestrator.spec import Fleet
 from orchestrator.wording import count, plain, size
@@ -23,7 +23,7 @@ def check_registries(fleet: Fleet, store: ObjectStore, at: float) -> Iterator[Ch
     for name, spec in fleet.registries.items():
         yield _registry(fleet, name, store, at)
         if any(recipe.publish and recipe.publish.registry == name for recipe in fleet.recipes.values()):
-            yield _target(name, Path(spec.path))
+            yield _target(name, spec)
 
 
 def check_datasets(fleet: Fleet) -> Iterator[Check]:
@@ -74,19 +74,17 @@ def _first(broken: list[ModelVersion]) -> str:
     return "; ".join(told) + (f"; and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else "")
 
 
-def _target(name: str, path: Path) -> Check:
-    """Whether this user may make directories there, or in the nearest directory above that exists."""
-    there = path
-    while not there.exists() and there != there.parent:
-        there = there.parent
+def _target(name: str, spec: RegistrySpec) -> Check:
+    """Whether this user may publish there."""
     area = f"registry {name}"
-    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-        return Check(area=area, name="publish", state=State.OK, seen=f"{there} can be written")
-    return Check(
-        area=area,
-        name="publish",
-        state=State.DENIED,
-        seen=f"{there} cannot be written by this user, or is no directory",
-        follows="What passes its gates is not published.",
-        advice=f"Give this user the right to write there, or correct registries.{name}.path.",
-    )
+    try:
+        return Check(area=area, name="publish", state=State.OK, seen=open_outlet(name, spec).probe())
+    except (RegistryError, NotPermitted, Unreachable) as error:
+        return Check(
+            area=area,
+            name="publish",
+            state=State.DENIED if isinstance(error, NotPermitted) else State.UNREACHABLE,
+            seen=str(error),
+            follows="What passes its gates is not published.",
+            advice=f"Give this user the right to write there, or correct registries.{name}.",
+        )

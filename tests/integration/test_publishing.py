@@ -23,7 +23,7 @@ from orchestrator.identity import digest_bytes
 from orchestrator.publishing import publish
 from orchestrator.records import read_records
 from orchestrator.registries.directory import DirectoryRegistry
-from orchestrator.spec import DirectoryRegistrySpec
+from orchestrator.registries.directory_outlet import DirectoryOutlet
 from orchestrator.stores.local import LocalStore
 
 AT = datetime(2026, 3, 1, 2, 30, tzinfo=UTC).timestamp()
@@ -48,7 +48,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def target(tmp_path):
-    return DirectoryRegistrySpec(kind="directory", path=str(tmp_path / "out"))
+    return DirectoryOutlet("out", tmp_path / "out")
 
 
 def make_artifact(store: LocalStore, tmp_path: Path, amount: int = 0) -> str:
@@ -118,7 +118,7 @@ def test_an_artifact_becomes_a_version_of_its_model(store, target, artifact, tmp
 def test_the_registry_finds_it_sound_and_knows_that_prunefleet_made_it(store, target, artifact):
     publication = make(store, target, artifact)
     move(store, target, publication)
-    (found,) = DirectoryRegistry("out", Path(target.path)).scan()
+    (found,) = DirectoryRegistry("out", target.root).scan()
     assert found.id == f"out/org/lm@{publication.version}"
     assert found.problem == ""
     assert found.digest == artifact
@@ -130,7 +130,7 @@ def test_it_may_be_published_beside_its_source(store, artifact, tmp_path):
     (zoo / "lm").mkdir(parents=True)
     for name in ("config.json", "model.safetensors"):
         (zoo / "lm" / name).write_bytes(FILES[name])
-    target = DirectoryRegistrySpec(kind="directory", path=str(zoo))
+    target = DirectoryOutlet("zoo", zoo)
     (dense,) = DirectoryRegistry("zoo", zoo).scan()
     publication = make(store, target, artifact, model=dense)
     assert [(found.version, bool(found.tags)) for found in DirectoryRegistry("zoo", zoo).scan()] == [
@@ -207,9 +207,9 @@ with locked_model(Path(sys.argv[1]), "org/lm", make=True) as model:
 
 def test_a_publisher_that_is_killed_leaves_no_version_and_is_swept(store, target, artifact, tmp_path):
     repository = Path(__file__).parents[2]
-    outcome = subprocess.run([sys.executable, "-c", KILLED, target.path], cwd=repository)
+    outcome = subprocess.run([sys.executable, "-c", KILLED, str(target.root)], cwd=repository)
     assert outcome.returncode < 0
-    assert list(DirectoryRegistry("out", Path(target.path)).scan()) == []
+    assert list(DirectoryRegistry("out", target.root).scan()) == []
     assert len(names(tmp_path / "out" / "org" / "lm")) == 1
     publication = make(store, target, artifact)
     assert names(tmp_path / "out" / "org" / "lm") == {publication.version}
@@ -244,7 +244,7 @@ def test_a_model_with_a_hostile_name_is_not_published(store, target, artifact, t
         make(store, target, artifact, model=replace(source(), **{field: name}))
     assert str(caught.value).isprintable()
     assert names(tmp_path) <= before | {"out"}
-    assert list(Path(target.path).rglob("*.safetensors")) == []
+    assert list(target.root.rglob("*.safetensors")) == []
 
 
 @pytest.mark.parametrize("recipe", ["../../outside", "a/b", "a\nb", "\x1b"])
@@ -260,7 +260,7 @@ def test_a_link_in_the_way_is_refused_and_nothing_is_written_through_it(
     outside = tmp_path / "outside"
     outside.mkdir()
     version = f"v2-half-{artifact[:12]}"
-    link = Path(target.path) / ("org/lm/" + version if place == "version" else place)
+    link = target.root / ("org/lm/" + version if place == "version" else place)
     link.parent.mkdir(parents=True)
     link.symlink_to(outside)
     with pytest.raises(RegistryError, match="link"):
@@ -270,7 +270,7 @@ def test_a_link_in_the_way_is_refused_and_nothing_is_written_through_it(
 
 @pytest.mark.parametrize("place", ["org", "org/lm"])
 def test_a_file_in_the_way_is_refused(store, target, artifact, place):
-    path = Path(target.path) / place
+    path = target.root / place
     path.parent.mkdir(parents=True)
     path.write_text("a file")
     with pytest.raises(RegistryError, match="in the way"):
@@ -279,8 +279,8 @@ def test_a_file_in_the_way_is_refused(store, target, artifact, place):
 
 
 def test_a_link_in_the_place_of_the_lock_is_refused(store, target, artifact, tmp_path):
-    (Path(target.path) / "org" / "lm").mkdir(parents=True)
-    (Path(target.path) / "org" / "lm" / ".prunefleet-lock").symlink_to(tmp_path / "outside")
+    (target.root / "org" / "lm").mkdir(parents=True)
+    (target.root / "org" / "lm" / ".prunefleet-lock").symlink_to(tmp_path / "outside")
     with pytest.raises(RegistryError, match="link"):
         make(store, target, artifact)
     assert not (tmp_path / "outside").exists()
@@ -288,11 +288,11 @@ def test_a_link_in_the_place_of_the_lock_is_refused(store, target, artifact, tmp
 
 def test_names_that_differ_only_in_case_are_not_made_beside_each_other(store, target, artifact):
     make(store, target, artifact, model=source("org/LM"))
-    if (Path(target.path) / "org" / "lm").exists():
+    if (target.root / "org" / "lm").exists():
         pytest.skip("this file system ignores case")
     with pytest.raises(RegistryError, match="hold the two names for one"):
         make(store, target, artifact, model=source("org/lm"))
-    assert names(Path(target.path) / "org") == {"LM"}
+    assert names(target.root / "org") == {"LM"}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody whom permissions bind")
@@ -410,12 +410,12 @@ def test_moving_an_alias_of_a_model_that_is_not_there_makes_no_directory(store, 
     publication = make(store, target, artifact)
     with pytest.raises(RegistryError):
         move(store, target, replace(publication, model=source("org/typo")))
-    assert names(Path(target.path) / "org") == {"lm"}
+    assert names(target.root / "org") == {"lm"}
 
 
 def test_an_alias_does_not_move_to_a_link(store, target, artifact, tmp_path):
     make(store, target, artifact)
-    (Path(target.path) / "org" / "lm" / "linked").symlink_to(tmp_path)
+    (target.root / "org" / "lm" / "linked").symlink_to(tmp_path)
     with pytest.raises(RegistryError, match="link"):
         move_alias(
             store,
@@ -467,7 +467,7 @@ def test_the_aliases_of_a_hostile_name_are_not_looked_for(target, name):
 )
 def test_an_alias_file_that_cannot_be_trusted_is_refused_and_kept(store, target, artifact, data):
     publication = make(store, target, artifact)
-    path = Path(target.path) / "org" / "lm" / "aliases.json"
+    path = target.root / "org" / "lm" / "aliases.json"
     path.write_bytes(data)
     with pytest.raises(RegistryError, match="aliases.json"):
         move(store, target, publication)
@@ -478,7 +478,7 @@ def test_an_alias_file_that_cannot_be_trusted_is_refused_and_kept(store, target,
 def test_an_alias_file_that_is_a_link_is_refused(store, target, artifact, tmp_path):
     publication = make(store, target, artifact)
     (tmp_path / "outside.json").write_text("{}")
-    (Path(target.path) / "org" / "lm" / "aliases.json").symlink_to(tmp_path / "outside.json")
+    (target.root / "org" / "lm" / "aliases.json").symlink_to(tmp_path / "outside.json")
     with pytest.raises(RegistryError, match="aliases.json"):
         move(store, target, publication)
     assert (tmp_path / "outside.json").read_text() == "{}"

@@ -15,7 +15,8 @@ from orchestrator import results, verification
 from orchestrator.aliases import move_alias, move_to
 from orchestrator.domain import ModelVersion
 from orchestrator.publishing import publish
-from orchestrator.spec import DirectoryRegistrySpec, Fleet
+from orchestrator.registries.directory_outlet import DirectoryOutlet
+from orchestrator.spec import Fleet
 from orchestrator.stores.local import LocalStore
 from orchestrator.verification import verify
 
@@ -35,14 +36,14 @@ def root(store):
 
 @pytest.fixture
 def target(tmp_path):
-    return DirectoryRegistrySpec(kind="directory", path=str(tmp_path / "out"))
+    return DirectoryOutlet("out", tmp_path / "out")
 
 
 @pytest.fixture
 def fleet(store, target):
     recipe = {"evaluate": {"dataset": "d", "metric": "loss"}}
     return Fleet.model_validate({
-        "version": 1, "name": "f", "store": store.url, "registries": {"out": target.model_dump()},
+        "version": 1, "name": "f", "store": store.url, "registries": {"out": {"kind": "directory", "path": target.url}},
         "datasets": {"d": {"kind": "text", "path": "d.jsonl"}}, "recipes": {"r": recipe},
     })  # fmt: skip
 
@@ -69,7 +70,7 @@ def published(store, kept, target):
             actor="me", run_id="r1",
         )  # fmt: skip
         move_alias(store, target, move_to(made, registry="out", alias="best", reason="good"))
-        found.append(Path(target.path, "org/lm", made.version))
+        found.append(Path(target.url, "org/lm", made.version))
     return found
 
 

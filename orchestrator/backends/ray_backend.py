@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -42,6 +43,9 @@ _untyped: Any = ray  # parts of its interface have no types
 
 OBJECT_STORE_BYTES = 128 * 2**20  # no weights travel through it, only a few hundred bytes a unit
 STARTS = 3
+ANSWER_SECONDS = 10.0
+CONNECT_TRIES = "RAY_gcs_server_port_wait_time_s"
+"""Ray's own setting; whoever sets it knows a head that takes its time."""
 CANNOT_START = (Exception,)  # what ray.init raises has no common class: a slow daemon is a bare Exception
 NODES_EVERY_SECONDS = 2.0
 PATIENCE_SECONDS = int(os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"]) - 600  # noqa: SIM112 (so Ray spells it)
@@ -242,8 +246,9 @@ def look(pools: Mapping[str, Pool], address: str) -> Sighting:
 def _join(address: str) -> str:
     """Joins a running cluster, unless it is open to others; the address of its head."""
     addresses.check_cluster(address, os.environ)
+    _check_answers(address)
     try:
-        with _sigterm_kept():
+        with _sigterm_kept(), _not_for_ever():
             ray.init(address=address, configure_logging=False, log_to_driver=False)
     except CANNOT_START as error:
         if "Version mismatch" in str(error):
@@ -286,6 +291,32 @@ def _start_here(pools: Mapping[str, Pool]) -> Path:
                     f"no Ray cluster can be started on this machine: {_first_line(error)}"
                 ) from error
     raise AssertionError("the loop returns or raises")
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself asks a head that is not there for minutes. Errors: Unreachable."""
+    if address in addresses.NO_HOST or "://" in address:
+        return
+    place = addresses.place_of(address)
+    try:
+        socket.create_connection(place, timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        raise Unreachable(
+            f"the Ray cluster at {address}: nothing answers at {place[0]} port {place[1]}: {error}. Is its head running?"
+        ) from error
+
+
+@contextmanager
+def _not_for_ever() -> Iterator[None]:
+    """One try of Ray's own, of about 40 s, where it makes twenty: a head can die while it is being asked."""
+    if CONNECT_TRIES in os.environ:
+        yield
+        return
+    os.environ[CONNECT_TRIES] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[CONNECT_TRIES]
 
 
 @contextmanager

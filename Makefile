@@ -10,7 +10,7 @@ DEBIAN_PACKAGES := radosgw ceph-mon ceph-osd prometheus chromium
 DEBIAN_COMMANDS := radosgw ceph-mon ceph-osd prometheus chromium
 DEMO := demo
 
-.PHONY: demo test check soak bench clean install system
+.PHONY: demo test check soak bench docs clean install system
 
 install: $(STAMP)
 
@@ -50,5 +50,9 @@ soak: $(STAMP) system
 bench: $(STAMP)
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s --timeout 1800
 
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
 clean:
-	rm -rf $(DEMO) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO) .cache build dist docs/_build docs/reference *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

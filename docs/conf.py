@@ -16,10 +16,7 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "prunefleet"
 exclude_patterns = ["_build"]
-suppress_warnings = [
-    "myst.xref_missing",  # links to files of the repository, which a test follows
-    "toc.empty_glob",
-]
+suppress_warnings = ["myst.xref_missing"]  # links to files of the repository, which a test follows
 templates_path: list[str] = []
 
 

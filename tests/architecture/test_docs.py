@@ -109,4 +109,4 @@ def test_the_documentation_builds_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     assert (tmp_path / "html" / "reference" / "fleet-file.html").is_file()
     start = (tmp_path / "html" / "start.html").read_text()
-    assert "prunefleet init models" in start
+    assert "Your own models" in start

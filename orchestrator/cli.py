@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.commands import care, explanation, simulation
+from orchestrator.commands import care, explanation, nights, simulation
 from orchestrator.commands.console import (
     AsJson,
     FleetFile,
@@ -28,14 +25,14 @@ from orchestrator.commands.console import (
     survey_of,
     talk,
 )
+from orchestrator.commands.stopping import EXIT_INTERRUPTED, stoppable
 from orchestrator.errors import PrunefleetError
 
 if TYPE_CHECKING:
-    from orchestrator.controller import Signals
     from orchestrator.execution import RunSummary
     from orchestrator.survey import Survey
 
-EXIT_HAS_WORK, EXIT_INTERRUPTED = 6, 75
+EXIT_HAS_WORK = 6
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -192,7 +189,7 @@ def run(
         actor=os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown",
     )
     with (
-        _signals() as signals,
+        stoppable() as signals,
         LiveView(talk, seen.pools, len(seen.plan.todo), quiet=quiet or as_json) as view,
     ):
         summary = execute(seen, connect, options, signals, watchers=(view, metrics))
@@ -299,31 +296,10 @@ def schema() -> None:
     sys.stdout.write(json_schema())
 
 
-for command in (explanation.explain, care.doctor, care.verify, care.gc, simulation.simulate):
+for command in (
+    explanation.explain, nights.nightly, nights.morning, care.doctor, care.verify, care.gc, simulation.simulate,
+):  # fmt: skip
     app.command()(command)
-
-
-@contextmanager
-def _signals() -> Iterator[Signals]:
-    """SIGTERM and Ctrl-C: the first one lets what runs end, the second one stops at once; both are resumable."""
-    from orchestrator.controller import Signals
-
-    signals = Signals()
-
-    def heed(number: int, frame: FrameType | None) -> None:
-        if signals.drain:
-            raise KeyboardInterrupt
-        signals.drain = f"stopped by {signal.Signals(number).name}"
-        talk.print(f"{signals.drain}: waiting for what runs; again to stop at once", markup=False)
-
-    old = {number: signal.signal(number, heed) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield signals
-    except KeyboardInterrupt:
-        raise typer.Exit(EXIT_INTERRUPTED) from None  # of itself typer makes it 130
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def _show_plan(seen: Survey, *, units: bool) -> None:

@@ -17,6 +17,7 @@ from orchestrator.domain import FailureClass, Judgement, Plan, Pool, Shard, Unit
 from orchestrator.gains import Gains
 from orchestrator.ports import AttemptEnded, Connect
 from orchestrator.publication import Published, publish_passed
+from orchestrator.reportdata import ReportData
 from orchestrator.scheduling import Progress, Start, UnitState
 from orchestrator.survey import Survey, write_costs
 from orchestrator.window import StopAt
@@ -54,6 +55,8 @@ class RunSummary:
     """Of all the fleet's pruned models."""
     published: tuple[Published, ...]
     carried_over: int
+    told: ReportData
+    """All that its report shows."""
     stop_reason: str = ""
 
 
@@ -271,7 +274,7 @@ def _close_run(
         "published": len(published),
     }
     write_status(survey, record.run_id, "ended", record.started_at, at, counts, more)
-    write_report(survey, record.run_id, closed, progress)
+    told = write_report(survey, record.run_id, closed, progress)
     left = counts[UnitState.WAITING] + counts[UnitState.READY]
     return RunSummary(
         run_id=record.run_id,
@@ -283,6 +286,7 @@ def _close_run(
         gains=gains_of(survey.store, survey.plan),
         published=tuple(published),
         carried_over=left,
+        told=told,
         stop_reason=reason,
     )
 

@@ -56,11 +56,12 @@ def write_report(
     run_id: str,
     closed: Mapping[str, Any],
     progress: Progress | None,
-) -> None:
-    """Writes runs/<run>/report.html and report.md."""
+) -> ReportData:
+    """Writes runs/<run>/report.html and report.md; what they show."""
     data = gather(survey, run_id, closed, progress)
     survey.store.put(f"runs/{run_id}/report.html", render_html(data).encode())
     survey.store.put(f"runs/{run_id}/report.md", render_markdown(data).encode())
+    return data
 
 
 def gather(

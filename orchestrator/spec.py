@@ -18,6 +18,7 @@ from pydantic import (
 
 from orchestrator import yamltext
 from orchestrator.errors import SpecError
+from orchestrator.nightspec import NotifySpec, ScheduleSpec
 from orchestrator.own_metrics import KNOWN, known_metric
 from orchestrator.prunespec import BudgetSpec, CutSpec, DistillSpec, PruneSpec, QualitySpec, RecoverSpec
 from orchestrator.registryspec import DirectoryRegistrySpec, RegistrySpec
@@ -243,6 +244,10 @@ class Fleet(Part):
     pools: Annotated[Mapping[Name, PoolSpec], Field(min_length=1)] = {"local": PoolSpec(cpus=2)}
     cache_bytes: Size = 20 * 2**30
     """The most that each node keeps of models and data."""
+    schedule: ScheduleSpec | None = None
+    """When `prunefleet nightly` runs."""
+    notify: Mapping[Name, NotifySpec] = {}
+    """Who is told of a night."""
 
     @model_validator(mode="before")
     @classmethod
@@ -321,8 +326,10 @@ def _known_keys(path: yamltext.Path) -> list[str]:
         "datasets": DatasetSpec,
         "recipes": RecipeSpec,
         "pools": PoolSpec,
+        "schedule": ScheduleSpec,
+        "notify": NotifySpec,
     }
-    named = {"registries", "datasets", "recipes", "pools"}
+    named = {"registries", "datasets", "recipes", "pools", "notify"}
     steps = {
         "match": Match,
         "sensitivity": SensitivitySpec,

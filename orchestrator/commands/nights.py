@@ -1,0 +1,201 @@
+"""Effects. The commands `nightly` and `morning`: a night once per slot, and what it changed."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.commands.console import AsJson, FleetFile, print_json, say
+from orchestrator.commands.stopping import stoppable
+from orchestrator.errors import PrunefleetError, UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.controller import Signals
+    from orchestrator.execution import RunSummary
+    from orchestrator.nightly import Answer
+    from orchestrator.window import StopAt
+
+RETRY_SECONDS = 900.0  # a resident's, where a night could not be run; a registry may be away for a while
+PAGES = {".html": "report.html", ".md": "report.md", ".json": "report.json"}
+
+
+def nightly(
+    fleet: FleetFile,
+    resident: Annotated[
+        bool, typer.Option("--resident", help="Stay and run every night, until told to stop.")
+    ] = False,
+    trigger: Annotated[
+        str, typer.Option(envvar="PRUNEFLEET_TRIGGER", help="Who calls, for the record: cron, systemd, …")
+    ] = "",
+    address: Annotated[
+        str | None,
+        typer.Option(help="A running Ray cluster: auto or host:port. Default: one on this machine."),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="ray, or local for child processes without Ray.")] = "ray",
+    cache: Annotated[
+        Path | None, typer.Option(help="Where this machine's nodes cache models and data.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the fleet's night once per slot of its schedule, whoever calls this however often; write the morning report.
+
+    Call it as often as you like, from cron, a systemd timer or Kubernetes, on one machine or several: it does something only
+    if a slot has begun whose night is not over. Exit codes are those of `run`; 0 if there is nothing to do.
+    """
+    code = 0
+    with stoppable() as signals:
+        while True:
+            code, is_open = _once(
+                fleet, signals, trigger, address, backend, cache, as_json=as_json, resident=resident
+            )
+            if not resident or signals.drain:
+                break
+            _wait(fleet, signals, RETRY_SECONDS if is_open else math.inf)
+            if signals.drain:
+                code = 0
+                break
+    raise typer.Exit(code)
+
+
+def morning(
+    fleet: FleetFile,
+    slot: Annotated[str, typer.Argument(metavar="[SLOT]", help="Such as 2026-11-22T0100.")] = "latest",
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Write it to a file: .html, .md or .json. Default: print it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a night changed: the morning report."""
+    from orchestrator import nightrecords
+    from orchestrator.stores.opening import open_store
+    from orchestrator.survey import read_fleet
+
+    spec, _ = read_fleet(fleet)
+    store = open_store(spec.store)
+    closed = nightrecords.closed_slots(store, spec.name)
+    if slot == "latest":
+        if not closed:
+            raise UsageError(f"fleet {spec.name} has had no night yet; `prunefleet nightly {fleet}` runs one")
+        slot = closed[-1]
+    kind = to.suffix if to else ".json" if as_json else ".md"
+    if kind not in PAGES:
+        raise UsageError(f"{to}: a morning report is .html, .md or .json")
+    page = nightrecords.read_page(store, spec.name, slot, PAGES[kind])
+    if to:
+        to.write_bytes(page)
+        say(f"wrote {to}")
+    else:
+        sys.stdout.write(page.decode())
+
+
+def _once(
+    path: Path,
+    signals: Signals,
+    trigger: str,
+    address: str | None,
+    backend: str,
+    cache: Path | None,
+    *,
+    as_json: bool,
+    resident: bool,
+) -> tuple[int, bool]:
+    """One trigger; the exit code, and whether its slot is still open. A resident outlives what one night cannot do."""
+    from orchestrator.api import open_fleet
+    from orchestrator.controller import SystemClock
+    from orchestrator.due import Duty
+    from orchestrator.execution import RunOptions, execute
+    from orchestrator.nightly import Watch
+    from orchestrator.nightly import nightly as keep
+    from orchestrator.placement import pools_of
+
+    def carry_out(stop: StopAt, signals: Signals) -> RunSummary:
+        from orchestrator.api import default_cache
+        from orchestrator.backends.opening import choose_backend
+
+        options = RunOptions(
+            cache_root=str(cache or default_cache()),
+            stop=stop,
+            actor=os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown",
+        )
+        return execute(opened.plan(), choose_backend(backend, address), options, signals)
+
+    try:
+        opened = open_fleet(path)
+        if opened.spec.schedule is None:
+            raise UsageError(f'{path}: there is no schedule; add one such as schedule: {{at: "01:00"}}')
+        watch = Watch(
+            store=opened.store,
+            fleet=opened.spec.name,
+            schedule=opened.spec.schedule,
+            notify=opened.spec.notify,
+            pools=pools_of(opened.spec),
+            clock=SystemClock(),
+            trigger=trigger or ("resident" if resident else ""),
+        )
+        answer = keep(watch, carry_out, signals)
+    except PrunefleetError as error:
+        if not resident:
+            raise
+        say(f"prunefleet: {error}", style="red")
+        return error.exit_code, True
+    _show(answer, as_json=as_json, resident=resident)
+    return answer.exit_code, answer.due.duty is Duty.RUN and answer.morning is None
+
+
+def _wait(path: Path, signals: Signals, longest: float) -> None:
+    """Until the next slot, by the wall clock and by the fleet file as it is then; at most so many seconds."""
+    from orchestrator.nightly import DOZE_SECONDS
+    from orchestrator.slots import following, latest
+    from orchestrator.survey import read_fleet
+
+    since = time.time()
+    told = ""
+    while not signals.drain and time.time() - since < longest:
+        try:
+            schedule = read_fleet(path)[0].schedule
+        except PrunefleetError as error:
+            schedule = None
+            told = _say_once(f"prunefleet: {error}", told)
+        begun = latest(schedule, time.time()) if schedule else None
+        if begun is not None and begun.begins > since:
+            return
+        if schedule and (coming := following(schedule, time.time())):
+            told = _say_once(f"the next night is slot {coming.name}", told)
+        for _ in range(int(DOZE_SECONDS)):
+            if signals.drain:
+                return
+            time.sleep(1.0)
+
+
+def _say_once(text: str, told: str) -> str:
+    if text != told:
+        say(text)
+    return text
+
+
+def _show(answer: Answer, *, as_json: bool, resident: bool) -> None:
+    slot = answer.due.slot
+    if as_json:
+        print_json({
+            "slot": slot.name if slot else None,
+            "duty": answer.due.duty.value,
+            "reason": answer.reason,
+            "exit_code": answer.exit_code,
+            "morning": answer.morning.to_json() if answer.morning else None,
+            "untold": list(answer.untold),
+        })  # fmt: skip
+        return
+    from orchestrator.wording import plain
+
+    if answer.morning or not resident:
+        say(plain(answer.reason, 400))
+    if answer.morning:
+        say(f"morning report: {answer.morning.headline}")
+    for why in answer.untold:
+        say(f"nobody was told: {plain(why, 400)}", style="yellow")

@@ -211,7 +211,7 @@ def details_of(data: ReportData) -> dict[str, str]:
     told = {}
     for case in cases_of(data):
         whole, worst = case.whole, case.worst_slice
-        parts = [case.reason] if case.reason else []
+        parts = [case.reason.removesuffix(".")] if case.reason else []
         if not parts and whole and whole.value is not None:
             parts.append(f"{case.metric} {change(whole.value, case.unit)} worse over all")
             if worst and worst.value is not None:

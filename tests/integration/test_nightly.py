@@ -74,7 +74,13 @@ class Ended:
 
 def told(chains=(), failures=(), impossible=(), units=()):
     verdicts = [
-        {"unit_key": one["units"][0], "gate": "overall", "slice": "all", "verdict": one["verdict"], "limit": 0.1}
+        {
+            "unit_key": one["units"][0],
+            "gate": "overall",
+            "slice": "all",
+            "verdict": one["verdict"],
+            "limit": 0.1,
+        }
         for one in chains
     ]
     return ReportData(
@@ -360,7 +366,11 @@ def test_the_morning_compares_with_the_night_before_regressions_first(store):
     assert page.index("newly blocked") < page.index("newly passed")
     value = json.loads(nightrecords.read_page(store, "demo", "2026-11-23T0100", "report.json"))
     assert value["schema"] == 1
-    assert value["changes"][0] == {"kind": "blocked", "subject": "zoo/a@1 half", "detail": "was pass"}
+    assert value["changes"][0] == {
+        "kind": "blocked",
+        "subject": "zoo/a@1 half",
+        "detail": "The gate blocked it; was pass",
+    }
 
 
 def test_foreign_names_are_inert_in_every_form(store, server):

@@ -558,17 +558,18 @@ def call(tmp_path, monkeypatch):
 
 
 def test_the_commands_run_a_night_and_show_its_morning(tmp_path, make_small_fleet, call, capsys):
-    fleet = make_small_fleet(models=1, text=FLEET.replace('{cron: "* * * * *"}', '{at: "00:00"}'))
+    fleet = make_small_fleet(models=0, text=FLEET.replace('{cron: "* * * * *"}', '{at: "00:00"}'))
+    (tmp_path / "zoo").mkdir()
     assert call("morning", "fleet.yaml") == 2
     assert "no night yet" in capsys.readouterr().err
-    assert call("nightly", "fleet.yaml", "--backend", "local", "--json", "--trigger", "cron") == 0
+    assert call("nightly", "fleet.yaml", "--backend", "local", "--json", "--trigger", "cron") == 4
     value = json.loads(capsys.readouterr().out)
     assert value["duty"] == "run"
     assert value["morning"]["night"]["trigger"] == "cron"
     assert call("nightly", "fleet.yaml", "--backend", "local", "--json") == 0
     assert json.loads(capsys.readouterr().out)["duty"] == "done"
     assert call("morning", "fleet.yaml") == 0
-    assert "First night: 1 new model versions." in capsys.readouterr().out
+    assert "First night: 1 newly impossible." in capsys.readouterr().out
     assert call("morning", "fleet.yaml", "--to", "m.html") == 0
     assert "First night" in (tmp_path / "m.html").read_text()
     assert call("morning", "fleet.yaml", "--to", "m.pdf") == 2

@@ -33,6 +33,7 @@ from orchestrator.reportview import (
     speed_sentence,
 )
 from orchestrator.svg import mark
+from orchestrator.timeline import task_keys, timeline
 
 __all__ = ["ReportData", "render_html", "render_markdown"]
 
@@ -84,6 +85,8 @@ def render_html(data: ReportData) -> str:
             models=len({(case.registry, case.model, case.version) for case in cases}),
             findings=finding_counts(data.findings),
             pools=pool_times(data),
+            timeline=timeline(data.units, data.run.get("started_at"), data.run.get("finished_at")),
+            tasks=task_keys(),
             style=Markup(style),
             style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         )

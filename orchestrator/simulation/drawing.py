@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from orchestrator.simulation.capacity import Outcome
 from orchestrator.svg import Scale, element, line, text
+from orchestrator.timeline import at_work
 from orchestrator.wording import duration, percent
 
 STEPS = 240  # parts that the run's time is divided into
@@ -20,22 +21,7 @@ STYLE = (
 
 def shares(spans: Sequence[tuple[float, float]], slots: int, end: float, steps: int = STEPS) -> list[float]:
     """The share of a pool's slots that was taken, in each of so many equal parts of the time from 0 to `end` (seconds)."""
-    width = end / steps
-    seconds, whole = [0.0] * steps, [0] * (steps + 1)
-    for start, stop in spans:
-        first, last = min(steps - 1, int(start / width)), min(steps - 1, int(stop / width))
-        if first == last:
-            seconds[first] += stop - start
-            continue
-        seconds[first] += (first + 1) * width - start
-        seconds[last] += stop - last * width
-        whole[first + 1] += 1
-        whole[last] -= 1
-    busy, found = 0, []
-    for step in range(steps):
-        busy += whole[step]
-        found.append((seconds[step] + busy * width) / (slots * width))
-    return found
+    return [busy / slots for busy in at_work(spans, end, steps)]
 
 
 def utilization(outcome: Outcome, title: str) -> Markup:

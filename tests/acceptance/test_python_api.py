@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import polars
 import pytest
@@ -138,3 +142,34 @@ def test_mistakes_in_the_fleet_file_are_told_with_their_lines(tmp_path):
     (tmp_path / "fleet.yaml").write_text("version: 1\nname: x\nstroe: ./out\n")
     with pytest.raises(SpecError, match="stroe"):
         open_fleet(tmp_path / "fleet.yaml")
+
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def shown():
+    """(where, code) of all Python that users are shown."""
+    pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    for page in pages:
+        yield from ((page.name, code) for code in BLOCK.findall(page.read_text()))
+    for book in sorted((REPOSITORY / "examples").glob("*.ipynb")):
+        cells = json.loads(book.read_text())["cells"]
+        yield book.name, "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+@pytest.mark.parametrize(("where", "code"), list(shown()))
+def test_all_python_that_users_are_shown_runs_in_the_folder_of_a_fleet(night, where, code):
+    home, _, _ = night
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=home.root, env=home.all_environment(), capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{where}: {done.stderr[-3000:]}"
+
+
+def test_the_notebook_is_kept_without_outputs():
+    for book in (REPOSITORY / "examples").glob("*.ipynb"):
+        for cell in json.loads(book.read_text())["cells"]:
+            assert not cell.get("outputs")
+            assert cell.get("execution_count") is None

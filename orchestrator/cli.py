@@ -167,8 +167,9 @@ def run(
     """Carry the plan out and write the report."""
     from orchestrator.api import default_cache
     from orchestrator.backends.opening import choose_backend
-    from orchestrator.execution import RunOptions, execute
-    from orchestrator.metrics import RunMetrics
+    from orchestrator.execution import RunOptions, execute, new_run_id
+    from orchestrator.release import release
+    from orchestrator.run_metrics import RunMetrics
     from orchestrator.terminal import LiveView
     from orchestrator.window import first_stop, parse_window
 
@@ -177,8 +178,10 @@ def run(
     seen = survey_of(fleet, retry_quarantined=retry_quarantined)
     if not quiet and not as_json:
         _show_plan(seen, units=False)
-    metrics = RunMetrics(seen.pools, seen.fleet.recipes)
-    metrics.planned(seen.plan, seen.placement.lower_bound_seconds, time.time())
+    run_id = new_run_id(time.time())
+    metrics = RunMetrics(seen.pools, seen.costs)
+    metrics.named(seen.fleet.name, run_id, release())
+    metrics.planned(seen.plan, seen.placement, time.time())
     if metrics_port is not None:
         port = metrics.serve(metrics_port)
         talk.print(f"metrics: http://127.0.0.1:{port}/metrics", markup=False, highlight=False)
@@ -192,7 +195,7 @@ def run(
         stoppable() as signals,
         LiveView(talk, seen.pools, len(seen.plan.todo), quiet=quiet or as_json) as view,
     ):
-        summary = execute(seen, connect, options, signals, watchers=(view, metrics))
+        summary = execute(seen, connect, options, signals, watchers=(view, metrics), run_id=run_id)
     metrics.closed(summary.exit_code, time.time())
     if as_json:
         print_json(_summary_json(seen, summary))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -115,16 +116,33 @@ def _mask_blocks(
     return torch.from_numpy(whole).reshape(score.shape)
 
 
-def mask_upright(score: torch.Tensor, kept: int) -> torch.Tensor:
-    """N:M groups that stand upright: of each column of [M, columns] all but the `kept` highest go, of equals the last.
+def mark_upright(score: torch.Tensor, kept: int, out: torch.Tensor) -> None:
+    """N:M groups that stand upright: writes 0 for the `kept` highest of each column of [M, columns], of equals the first.
 
-    Scores have to be finite.
+    1 for those that go. Scores have to be finite; `out` is of the same shape, and floating.
     """
     group = len(score)
-    later = torch.ones(group, group, dtype=torch.bool, device=score.device).tril_(-1).unsqueeze(2)
-    beaten = (score.unsqueeze(0) >= score.unsqueeze(1)) & later  # [of the later one, by the earlier one]
-    after_it = torch.arange(group - 1, -1, -1, device=score.device).unsqueeze(1)
-    return beaten.sum(1) + after_it - beaten.sum(0) >= kept
+    if group > _FEW:
+        order = score.sort(dim=0, descending=True, stable=True).indices
+        out.fill_(1.0).scatter_(0, order[:kept], 0.0)
+        return
+    first, second, signs, others = _duels(group, kept, score.device)
+    lower, higher = score.index_select(0, first), score.index_select(0, second)
+    torch.ge(lower, higher, out=lower)
+    torch.clamp(torch.addmm(others, signs, lower), 0.0, 1.0, out=out)
+
+
+@lru_cache
+def _duels(group: int, kept: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """All pairs (lower index, higher index) of a group, and how to tell from which lower ones won who goes.
+
+    A member is beaten as often as there are others after it, less what it won of them, and by those before it that won;
+    it goes where `others + signs @ won` = that number - kept + 1 is 1 or more.
+    """
+    first, second = torch.triu_indices(group, group, 1, device=device)
+    members = torch.arange(group, device=device).unsqueeze(1)
+    signs = (members == second).float() - (members == first).float()
+    return first, second, signs, (group - members - kept).float()
 
 
 def mask_lowest(score: Array, count: int) -> Array:
@@ -206,14 +224,12 @@ def _mask_rows(score: Array, amount: float) -> Array:
 
 
 def _mask_some_rows(score: Array, count: int) -> Array:
-    threshold = np.partition(score, count - 1, axis=1)[:, count - 1 : count]
-    mask: Array = score < threshold
-    equal = score == threshold
-    missing = count - mask.sum(axis=1)
-    for row in np.flatnonzero(equal.sum(axis=1) != missing):
-        ties = np.flatnonzero(equal[row])
-        equal[row, ties[: ties.size - missing[row]]] = False
-    mask |= equal
+    parted = np.partition(score, count - 1, axis=1)
+    threshold = parted[:, count - 1 : count]
+    mask: Array = score <= threshold
+    for row in np.flatnonzero(parted[:, count:].min(axis=1) == threshold[:, 0]):  # more are equal than go
+        ties = np.flatnonzero(score[row] == threshold[row])
+        mask[row, ties[: np.count_nonzero(mask[row]) - count]] = False
     return mask
 
 
@@ -228,14 +244,24 @@ def _mask_groups(flat: Array, rows: int, kept: int, group: int, amount: float | 
         mask = np.ones(score.shape, dtype=bool)
         np.put_along_axis(mask, order[:, :kept], False, axis=1)
         return mask.reshape(-1)
-    members = [np.ascontiguousarray(score[:, index]) for index in range(group)]
-    beaten_by = [np.zeros(len(score), dtype=np.uint8) for _ in members]
-    for first in range(group):
-        for second in range(first + 1, group):
-            second_wins = members[second] > members[first]
-            beaten_by[first] += second_wins
-            beaten_by[second] += ~second_wins
-    return np.stack([count >= kept for count in beaten_by], axis=1).reshape(-1)
+    mask = np.empty(score.shape, dtype=bool)
+    step = max(1, _CHUNK // group)
+    for start in range(0, len(score), step):
+        gone = _mask_some_groups(np.ascontiguousarray(score[start : start + step].T), kept)
+        for index, member in enumerate(gone):
+            mask[start : start + step, index] = member
+    return mask.reshape(-1)
+
+
+def _mask_some_groups(members: Array, kept: int) -> Array:
+    """Of groups that stand upright, [M, groups]: what is beaten by so many goes."""
+    beaten_by = np.zeros(members.shape, dtype=np.uint8)
+    for first, one in enumerate(members):
+        won = one >= members[first + 1 :]
+        np.add(beaten_by[first + 1 :], won.view(np.uint8), out=beaten_by[first + 1 :])
+        beaten_by[first] += np.uint8(len(won)) - won.view(np.uint8).sum(axis=0, dtype=np.uint8)
+    mask: Array = beaten_by >= kept
+    return mask
 
 
 def _descending(score: Array) -> Array:

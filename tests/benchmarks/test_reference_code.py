@@ -2,8 +2,9 @@
 
     PRUNEFLEET_REFERENCE=DIR pytest tests/benchmarks/test_reference_code.py -m benchmark -s
 
-DIR holds checkouts of locuslab/wanda and IST-DASLab/sparsegpt, named `wanda` and `sparsegpt`. Their files are not part of this
-repository. Of Wanda, only the class that gathers norms can be imported without its datasets; the four lines that choose the mask
+DIR holds checkouts of locuslab/wanda and IST-DASLab/sparsegpt, named `wanda` and `sparsegpt`, and the packages llmcompressor and
+loguru (0.14.0.1 and 0.7.3 were measured), unpacked from their wheels; only llmcompressor's two files that prune a weight are imported,
+which need nothing else of it. Their files are not part of this repository. Of Wanda, only the class that gathers norms can be imported without its datasets; the four lines that choose the mask
 are written here after its `prune_wanda`.
 """
 
@@ -13,7 +14,6 @@ import contextlib
 import importlib.util
 import io
 import os
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -39,6 +39,7 @@ def reference():
     """Imports a file of one of the checkouts by its path."""
     torch.set_num_threads(1)
     home = Path(os.environ["PRUNEFLEET_REFERENCE"])
+    sys.path.insert(0, str(home))
 
     def load(path):
         sys.path.insert(0, str((home / path).parent))
@@ -63,14 +64,20 @@ def a_layer(size):
     return layer, linear, inputs
 
 
-def timed(work):
-    """(the median of some rounds in seconds, the last result)."""
-    seconds = []
+def timed(*works):
+    """(the least CPU seconds of some rounds in which they take turns, the last result) of each: others use the machine too."""
+    seconds, results = [[] for _ in works], [None for _ in works]
     for _ in range(ROUNDS):
-        started = time.perf_counter()
-        result = work()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds), result
+        for index, work in enumerate(works):
+            started = time.process_time()
+            results[index] = work()
+            seconds[index].append(time.process_time() - started)
+    return [(min(taken), result) for taken, result in zip(seconds, results, strict=True)]
+
+
+def load():
+    """How many processes want to run."""
+    return f"load {os.getloadavg()[0]:.1f}"
 
 
 def wanda_mask(weight, norms_squared, amount, group):
@@ -105,13 +112,22 @@ def test_wanda(reference, capsys, size, pattern):
         score = layer_score(wanda, layer, weight, seen)
         return mask_of(score, None if group else 0.5, pattern, None if group else "row")
 
-    slow, expected = timed(lambda: wanda_mask(weight, theirs.scaler_row, 0.5, group))
-    fast, found = timed(ours)
+    packaged = reference("llmcompressor/modifiers/pruning/wanda/wanda_sparsify.py").sparsify_weight
+
+    def others():
+        kept, of = group or (0, 0)
+        return packaged(linear, {linear: theirs.scaler_row}, 0.5, of - kept, of) == 0
+
+    (slow, expected), (slower, also), (fast, found) = timed(
+        lambda: wanda_mask(weight, theirs.scaler_row, 0.5, group), others, ours
+    )
+    assert torch.equal(also, expected)
     assert torch.equal(found.sum(1), expected.sum(1))
     differ = int((found != expected).sum())
     with capsys.disabled():
         print(
-            f"\nwanda {pattern} {size}: {slow:.4f} s, ours {fast:.4f} s, {slow / fast:.1f}x, {differ} differ"
+            f"\nwanda {pattern} {size}: {slow:.4f} s, ours {fast:.4f} s, {slow / fast:.1f}x; llm-compressor {slower:.4f} s, "
+            f"{slower / fast:.1f}x; {differ} differ, {load()}"
         )
     assert differ <= 4, (
         "norms are summed in another order, which can turn round two scores that are nearly equal"
@@ -135,14 +151,20 @@ def test_sparsegpt(reference, capsys, monkeypatch, size, pattern):
             theirs.fasterprune(0.5, prunen=of - kept, prunem=of)
         return linear.weight.data
 
-    slow, expected = timed(slow_way)
-    fast, (found, _) = timed(
-        lambda: sweep(weight, factor_of(hessian), amount=0.5, pattern=pattern, scope=None)
-    )
-    whole, _ = timed(
+    packaged = reference("llmcompressor/modifiers/pruning/sparsegpt/sgpt_sparsify.py").sparsify_weight
+
+    def others():
+        linear.weight.data = weight
+        with torch.no_grad():
+            return packaged(linear, {linear: hessian.clone()}, 0.5, of - kept, of, 128, 0.01, False)[1]
+
+    (slow, expected), (slower, also), (fast, (found, _)), (whole, _) = timed(
+        slow_way,
+        others,
+        lambda: sweep(weight, factor_of(hessian), amount=0.5, pattern=pattern, scope=None),
         lambda: reconstruct(
             layer, weight, hessian, factor_of(hessian), amount=0.5, pattern=pattern, scope=None
-        )
+        ),
     )
 
     def error(pruned):
@@ -154,8 +176,9 @@ def test_sparsegpt(reference, capsys, monkeypatch, size, pattern):
     with capsys.disabled():
         print(
             f"\nsparsegpt {pattern} {size}: {slow:.3f} s, ours {fast:.3f} s, {slow / fast:.1f}x; with its error measured "
-            f"{whole:.3f} s, {slow / whole:.1f}x; error {error(expected):.6g} and {error(found):.6g}, "
-            f"zeros {zeros[0]} and {zeros[1]}, masks alike {alike:.5f}"
+            f"{whole:.3f} s, {slow / whole:.1f}x; llm-compressor {slower:.3f} s, {slower / fast:.1f}x and {slower / whole:.1f}x; error {error(expected):.6g} and {error(found):.6g}, "
+            f"zeros {zeros[0]} and {zeros[1]}, masks alike {alike:.5f}, {load()}"
         )
+    assert torch.equal(also, expected)
     assert zeros[1] == size * size // 2
     assert error(found) <= error(expected) * (1 + 1e-3)

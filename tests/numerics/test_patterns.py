@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.patterns import kept_of_group, mask_lowest, mask_of, mask_upright, pruned_count
+from tasks.patterns import kept_of_group, mark_upright, mask_lowest, mask_of, pruned_count
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -252,4 +252,6 @@ def test_groups_that_stand_upright_are_masked_as_those_that_lie(drawn):
     kept, rows = drawn
     score = torch.tensor(rows, dtype=torch.float32)
     lying = mask_of(score, None, f"{kept}:{score.shape[1]}", None)
-    assert torch.equal(mask_upright(score.t(), kept), lying.t())
+    gone = torch.empty(score.t().shape)
+    mark_upright(score.t(), kept, gone)
+    assert torch.equal(gone, lying.t().float())

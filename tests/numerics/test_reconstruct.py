@@ -137,7 +137,8 @@ def test_nothing_pruned_changes_nothing_and_everything_pruned_leaves_nothing():
     assert torch.equal(same.weight, weight)
     assert (same.pruned, same.error) == (0, 0.0)
     assert not none.weight.any()
-    assert (none.pruned, none.error) == (600, 1.0)
+    assert none.pruned == 600
+    assert none.error == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -298,14 +299,14 @@ def test_quotas_take_the_dead_first_and_spread_the_rest(dead, live, wanted, quot
     assert block_quotas(dead, live, wanted) == quotas
 
 
-@pytest.mark.parametrize("size", [1, 2, 127, 129, 300])
-def test_the_factor_is_that_of_the_inverse(size):
+@pytest.mark.parametrize("size", [1, 2, 127, 129, 300, 513])
+def test_the_factor_is_that_of_the_damped_hessian(size):
     x = torch.randn(2 * size + 4, size, generator=torch.Generator().manual_seed(size))
     hessian = x.t() @ x
-    upper = factor_of(hessian).upper.double()
+    factor = factor_of(hessian)
     damped = hessian.double()
     damped.diagonal().add_(DAMPINGS[0] * float(damped.diagonal().mean()))
-    assert torch.equal(upper, upper.triu())
-    torch.testing.assert_close(
-        upper.t() @ upper @ damped, torch.eye(size, dtype=torch.float64), atol=2e-3, rtol=0
-    )
+    assert torch.equal(factor.unit, factor.unit.triu())
+    assert bool((factor.unit.diagonal() == 1).all())
+    upper = factor.unit.double() * factor.curvature.double().sqrt()
+    torch.testing.assert_close(upper @ upper.t(), damped, atol=1e-5 * float(damped.max()), rtol=0)

@@ -1,0 +1,109 @@
+"""Where the code that Wanda and SparseGPT came with does something else, and what: its few lines are written here after it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tasks.models import Layer
+from tasks.patterns import mask_of, pruned_count
+from tasks.reconstruct import BLOCK, factor_of, reconstruct, sweep
+
+
+def their_threshold(scores: torch.Tensor, amount: float) -> torch.Tensor:
+    """SparseGPT's mask of a block, and the mask of Wanda's magnitude baseline."""
+    limit = torch.sort(scores.flatten())[0][int(scores.numel() * amount)]
+    return scores <= limit
+
+
+def their_rows(scores: torch.Tensor, amount: float) -> torch.Tensor:
+    """Wanda's mask."""
+    order = torch.sort(scores, dim=-1, stable=True)[1]
+    mask = torch.zeros_like(scores, dtype=torch.bool)
+    return mask.scatter_(1, order[:, : int(scores.shape[1] * amount)], True)
+
+
+def test_their_threshold_prunes_one_more_and_ours_what_was_asked():
+    scores = torch.randperm(64, generator=torch.Generator().manual_seed(0)).float().reshape(8, 8)
+    assert int(their_threshold(scores, 0.5).sum()) == 33
+    ours = mask_of(scores, 0.5, "unstructured", "tensor")
+    assert int(ours.sum()) == 32
+    assert int((their_threshold(scores, 0.5) & ~ours).sum()) == 1
+
+
+def test_their_threshold_takes_all_that_are_equal_to_it():
+    scores = torch.ones(8, 8)
+    assert bool(their_threshold(scores, 0.1).all())
+    ours = mask_of(scores, 0.1, "unstructured", "tensor").flatten()
+    assert ours.nonzero().flatten().tolist() == list(range(64 - pruned_count(0.1, 64), 64))
+
+
+def test_of_equal_scores_of_a_row_wanda_prunes_the_first_and_we_the_last():
+    scores = torch.tensor([[1.0, 1.0, 1.0, 1.0]])
+    assert their_rows(scores, 0.5).tolist() == [[True, True, False, False]]
+    assert mask_of(scores, 0.5, "unstructured", "row").tolist() == [[False, False, True, True]]
+
+
+@pytest.mark.parametrize(("amount", "inputs", "theirs", "ours"), [(0.35, 10, 3, 4), (0.29, 100, 28, 29)])
+def test_wanda_cuts_off_a_fraction_of_a_weight_and_we_round(amount, inputs, theirs, ours):
+    scores = torch.randn(5, inputs, generator=torch.Generator().manual_seed(1)).abs()
+    assert their_rows(scores, amount).sum(1).tolist() == [theirs] * 5
+    assert mask_of(scores, amount, "unstructured", "row").sum(1).tolist() == [ours] * 5
+
+
+@pytest.mark.parametrize("amount", [0.25, 0.5, 0.7])
+def test_where_no_scores_are_equal_and_no_fraction_is_left_the_rows_are_wandas(amount):
+    scores = torch.randn(40, 200, generator=torch.Generator().manual_seed(2)).abs()
+    assert torch.equal(
+        mask_of(scores, amount, "unstructured", "row"), their_rows(scores, round(amount, 2) + 1e-12)
+    )
+
+
+def a_case(dead: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight of two blocks, and a Hessian whose first inputs were always zero."""
+    draw = torch.Generator().manual_seed(3)
+    x = torch.randn(800, 2 * BLOCK, generator=draw)
+    x[:, :dead] = 0.0
+    return torch.randn(6, 2 * BLOCK, generator=draw), x.T @ x
+
+
+def test_weights_of_dead_inputs_go_in_addition_there_and_are_counted_here():
+    weight, hessian = a_case(dead=10)
+    _, mask = sweep(weight, factor_of(hessian), amount=0.25, pattern="unstructured", scope="tensor")
+    assert bool(mask[:, :10].all())
+    assert int(mask.sum()) == pruned_count(0.25, weight.numel())
+    amount_where_dead_weights_come_on_top = 0.03
+    _, few = sweep(
+        weight,
+        factor_of(hessian),
+        amount=amount_where_dead_weights_come_on_top,
+        pattern="unstructured",
+        scope="tensor",
+    )
+    assert int(few.sum()) == pruned_count(amount_where_dead_weights_come_on_top, weight.numel()) < 60
+
+
+def test_blocks_lose_their_share_exactly_where_a_threshold_loses_one_more_each():
+    weight, hessian = a_case(dead=0)
+    _, mask = sweep(weight, factor_of(hessian), amount=0.5, pattern="unstructured", scope="tensor")
+    assert [int(part.sum()) for part in mask.split(BLOCK, dim=1)] == [3 * BLOCK] * 2
+
+
+def test_the_error_is_that_under_the_hessian_as_it_is_and_not_half_of_it_damped():
+    weight, hessian = a_case(dead=0)
+    size = weight.shape[1]
+    layer = Layer(
+        name="l",
+        weight="l.weight",
+        shape=tuple(weight.shape),
+        parameters=weight.numel(),
+        outputs=6,
+        inputs=size,
+    )
+    swept = reconstruct(layer, weight, hessian, factor_of(hessian), amount=0.5, pattern="2:4", scope=None)
+    change, h = (swept.weight - weight).double(), hessian.double()
+    damped = h + 0.01 * h.diagonal().mean() * torch.eye(size, dtype=torch.float64)
+    energy, total = ((part @ h * part).sum() for part in (change, weight.double()))
+    assert swept.error == pytest.approx(float(energy / total), rel=1e-4)
+    theirs = float((change @ damped * change).sum()) / 2
+    assert theirs != pytest.approx(float(energy), rel=0.1)

@@ -10,7 +10,7 @@ DEBIAN_PACKAGES := radosgw ceph-mon ceph-osd prometheus chromium
 DEBIAN_COMMANDS := radosgw ceph-mon ceph-osd prometheus chromium
 DEMO := demo
 
-.PHONY: demo test check soak bench docs clean install system
+.PHONY: demo test check soak bench docs clean install system mlflow
 
 install: $(STAMP)
 
@@ -28,6 +28,12 @@ system:
 	  if [ -n "$$missing" ]; then export DEBIAN_FRONTEND=noninteractive; \
 	    apt-get update -qq && apt-get install -qq -y --no-install-recommends $(DEBIAN_PACKAGES) >/dev/null; fi; fi
 
+# MLflow's server wants older libraries than we use, so it has an environment of its own; without it its tests are skipped.
+mlflow: $(STAMP)
+	@test -x .cache/mlflow-server/bin/mlflow || { $(BIN)/uv venv --quiet --clear --python $(BIN)/python .cache/mlflow-server && \
+	  $(UV_SETTINGS) $(BIN)/uv pip install --quiet --python .cache/mlflow-server/bin/python 'mlflow==3.17.2'; } || \
+	  echo "MLflow's server could not be installed: its tests are skipped" >&2
+
 # Exit code 3 says that a gate refused something: the demo has recipes that go too far on purpose.
 demo: $(STAMP)
 	$(BIN)/python examples/zoo/train.py $(DEMO)/zoo
@@ -35,7 +41,7 @@ demo: $(STAMP)
 	  if [ $$code = 3 ]; then echo "gates refused the recipes that go too far on purpose (exit code 3); see the report"; fi; \
 	  [ $$code = 0 ] || [ $$code = 3 ]
 
-test: $(STAMP) system
+test: $(STAMP) system mlflow
 	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(STAMP)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 from itertools import chain
 from typing import NamedTuple
 
 from orchestrator.domain import Catalog, Impossible, ModelVersion
-from orchestrator.errors import NotFound, RegistryError
+from orchestrator.errors import NotFound, NotPermitted, PrunefleetError, RegistryError, Unreachable
 from orchestrator.ports import ObjectStore
 from orchestrator.registries.memory import DigestMemory, dump_memory, load_memory
 from orchestrator.registries.opening import open_registry
@@ -29,26 +30,36 @@ def scan(fleet: Fleet, store: ObjectStore, at: float) -> Scan:
     Errors: RegistryError, if no registry can be read; those of the store.
     """
     found: dict[str, tuple[ModelVersion, ...]] = {}
-    failed: dict[str, RegistryError] = {}
+    failed: dict[str, PrunefleetError] = {}
     warnings: list[str] = []
     for name in wanted_registries(fleet):
         try:
             found[name] = scan_registry(fleet, name, store, at, warnings)
-        except RegistryError as error:
+        except (RegistryError, Unreachable, NotPermitted) as error:
             failed[name] = error
     impossible = tuple(
         Impossible(subject=f"registry {name}", recipe=", ".join(_wanting(fleet, name)), reason=str(error))
         for name, error in failed.items()
     )
     if failed and not found:
-        raise RegistryError("\n".join(f"registry {name}: {error}" for name, error in failed.items()))
+        raise _worst(failed)
     return Scan(Catalog(versions=tuple(chain.from_iterable(found.values()))), impossible, tuple(warnings))
+
+
+def _worst(failed: Mapping[str, PrunefleetError]) -> PrunefleetError:
+    """One error that tells all; not permitted only where nothing else is wrong."""
+    told = "\n".join(f"registry {name}: {error}" for name, error in failed.items())
+    is_denied = all(isinstance(error, NotPermitted) for error in failed.values())
+    return NotPermitted(told) if is_denied else RegistryError(told)
 
 
 def scan_registry(
     fleet: Fleet, name: str, store: ObjectStore, at: float, warnings: list[str]
 ) -> tuple[ModelVersion, ...]:
-    """Every version of one registry, with what the store remembers of it; adds to `warnings`. Errors: RegistryError."""
+    """Every version of one registry, with what the store remembers of it; adds to `warnings`.
+
+    Errors: RegistryError, Unreachable, NotPermitted; those of the store.
+    """
     stored = _get(store, memory_key(name))
     memory, problem = load_memory(stored, at)
     if problem:

@@ -21,7 +21,13 @@ from orchestrator.errors import SpecError
 from orchestrator.nightspec import NotifySpec, ScheduleSpec
 from orchestrator.own_metrics import KNOWN, known_metric
 from orchestrator.prunespec import BudgetSpec, CutSpec, DistillSpec, PruneSpec, QualitySpec, RecoverSpec
-from orchestrator.registryspec import DirectoryRegistrySpec, RegistrySpec
+from orchestrator.registryspec import (
+    SPECS,
+    DirectoryRegistrySpec,
+    HuggingFaceRegistrySpec,
+    RegistrySpec,
+    Select,
+)
 from orchestrator.specparts import Fraction, Name, Part, Positive, Size, with_defaults
 
 SCHEMA_FILE = "fleet.schema.json"
@@ -289,10 +295,15 @@ def json_schema() -> str:
 
 def _explain(item: dict[str, Any], value: Any, lines: dict[yamltext.Path, int], name: str) -> str:
     path = tuple(part for part in item["loc"] if part != "[key]")
+    if item["type"] == "union_tag_invalid":  # of registries, the only union of the spec
+        item = {**item, "input": item["ctx"]["tag"], "msg": f"a registry is one of {', '.join(SPECS)}"}
+        path = (*path, "kind")
+    elif item["type"] == "union_tag_not_found":
+        item = {**item, "type": "missing", "loc": (*item["loc"], "kind")}
     path, line = _nearest(path, lines)
     where = ".".join(str(part) for part in path)
     if item["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1])
+        known = _known_keys(path[:-1], value)
         close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known)}"
         return f"{name}:{line}: {where}: unknown key {path[-1]!r}{hint}"
@@ -317,12 +328,11 @@ def _nearest(path: yamltext.Path, lines: dict[yamltext.Path, int]) -> tuple[yaml
     return known, lines.get(known, 1)
 
 
-def _known_keys(path: yamltext.Path) -> list[str]:
+def _known_keys(path: yamltext.Path, value: Any) -> list[str]:
     """The keys that the part of the fleet at this path has."""
     model: Any = Fleet
     fields = {
         "store": StoreSpec,
-        "registries": DirectoryRegistrySpec,
         "datasets": DatasetSpec,
         "recipes": RecipeSpec,
         "pools": PoolSpec,
@@ -345,6 +355,9 @@ def _known_keys(path: yamltext.Path) -> list[str]:
         "publish": PublishSpec,
     }
     parts = list(path)
+    if parts[:1] == ["registries"] and len(parts) > 1:
+        kind = value["registries"][parts[1]].get("kind")
+        return list((Select if "select" in parts else SPECS.get(kind, DirectoryRegistrySpec)).model_fields)
     if parts:
         first = str(parts.pop(0))
         model = fields.get(first, Fleet)
@@ -383,6 +396,16 @@ def _check_references(fleet: Fleet, lines: dict[yamltext.Path, int], name: str) 
         raise SpecError("\n".join(problems))
 
 
+def _absolute_registry(registry: RegistrySpec, base: PurePosixPath) -> RegistrySpec:
+    match registry:
+        case DirectoryRegistrySpec():
+            return registry.model_copy(update={"path": str(base / registry.path)})
+        case HuggingFaceRegistrySpec() if registry.cache:
+            cache = base / PurePosixPath(registry.cache)
+            return registry.model_copy(update={"cache": str(cache)})
+    return registry
+
+
 def _absolute(fleet: Fleet, base: PurePosixPath) -> Fleet:
     def resolve(path: str) -> str:
         return str(base / path)
@@ -395,9 +418,7 @@ def _absolute(fleet: Fleet, base: PurePosixPath) -> Fleet:
     return fleet.model_copy(
         update={
             "store": store,
-            "registries": {
-                k: r.model_copy(update={"path": resolve(r.path)}) for k, r in fleet.registries.items()
-            },
+            "registries": {key: _absolute_registry(one, base) for key, one in fleet.registries.items()},
             "datasets": {
                 k: d.model_copy(update={"path": resolve(d.path)}) for k, d in fleet.datasets.items()
             },

@@ -43,12 +43,13 @@ def _registry(fleet: Fleet, name: str, store: ObjectStore, at: float) -> Check:
     area, warnings = f"registry {name}", list[str]()
     try:
         versions = scan_registry(fleet, name, store, at, warnings)
-    except RegistryError as error:
+    except (RegistryError, NotPermitted, Unreachable) as error:
         is_used = name in wanted_registries(fleet)
+        state = State.DENIED if isinstance(error, NotPermitted) else State.UNREACHABLE
         return Check(
             area=area,
             name="scan",
-            state=State.UNREACHABLE if is_used else State.WARNING,
+            state=state if is_used else State.WARNING,
             seen=str(error),
             follows="None of its models is planned." if is_used else "No recipe reads it.",
             advice=f"Correct registries.{name}, or bring it back.",
@@ -63,6 +64,16 @@ def _registry(fleet: Fleet, name: str, store: ObjectStore, at: float) -> Check:
             seen=f"{seen}, of which {len(broken)} are broken: {_first(broken)}",
             follows="What is broken is left out of every plan, and the run says so.",
             advice="Repair or remove these versions.",
+        )
+    is_target = any(recipe.publish and recipe.publish.registry == name for recipe in fleet.recipes.values())
+    if not versions and name in wanted_registries(fleet) and not is_target:
+        return Check(
+            area=area,
+            name="scan",
+            state=State.WARNING,
+            seen="it answers, and has no versions",
+            follows="Nothing of it is planned.",
+            advice=f"See whether registries.{name} names the right place, and what its `select` leaves out.",
         )
     if warnings:
         return Check(area=area, name="scan", state=State.WARNING, seen=f"{seen}; {'; '.join(warnings)}")

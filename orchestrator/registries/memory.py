@@ -76,6 +76,30 @@ class DigestMemory:
         whole = [summary.digest, summary.architecture, summary.bytes, summary.parameters]
         self.now[path] = {"files": kept, "summary": whole if len(kept) == len(files) else None}
 
+    def vouched(self, path: str, token: str) -> tuple[Summary, bool] | str | None:
+        """What is known of a version under what its registry vouches for: its summary and whether prunefleet made it, or
+        what is wrong with it; kept for the next scan."""
+        known = self.before.get(path)
+        if not isinstance(known, dict) or known.get("vouched") != token:
+            return None
+        if (summary := _summary(known.get("summary"))) is not None:
+            self.now[path] = known
+            return summary, bool(known.get("ours"))
+        problem = known.get("problem")
+        if not isinstance(problem, str) or not problem:
+            return None
+        self.now[path] = known
+        return problem
+
+    def remember_vouched(self, path: str, token: str, found: tuple[Summary, bool] | str) -> None:
+        """Keeps a version for the next scan, under what its registry vouches for."""
+        if isinstance(found, str):
+            self.now[path] = {"vouched": token, "problem": found}
+            return
+        summary, is_ours = found
+        whole = [summary.digest, summary.architecture, summary.bytes, summary.parameters]
+        self.now[path] = {"vouched": token, "summary": whole, **({"ours": True} if is_ours else {})}
+
     def _is_racy(self, identity: FileIdentity) -> bool:
         """Whether a write after this scan could leave the identity as it is; the time of change cannot be set by anyone."""
         at = int(self.at * 1e9)
@@ -101,7 +125,9 @@ def load_memory(data: bytes | None, at: float) -> tuple[DigestMemory, str]:
 
 def dump_memory(memory: DigestMemory) -> bytes:
     """What to store of the scan that is over."""
-    return json.dumps({"format": FORMAT, "versions": memory.now}, separators=(",", ":")).encode()
+    return json.dumps(
+        {"format": FORMAT, "versions": dict(sorted(memory.now.items()))}, separators=(",", ":")
+    ).encode()
 
 
 def _is_same(entry: Any, identity: FileIdentity) -> bool:

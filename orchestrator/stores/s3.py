@@ -134,7 +134,11 @@ class S3Store:
         )
 
     def list(self, prefix: str) -> Iterator[Stat]:
-        """Every object whose key starts with `prefix`, in key order, without etags, 1,000 at a request."""
+        """Every object whose key starts with `prefix`, in key order, 1,000 at a request."""
+        return (found for found in self.listed(prefix) if not problem_of(found.key))
+
+    def listed(self, prefix: str) -> Iterator[Stat]:
+        """The same, with the objects whose names are no keys of a store: others put them there."""
         place: Mapping[str, Any] | None = {}
         while place is not None:
             page, place = self._asked("list", prefix, partial(self._page, prefix, place))
@@ -276,9 +280,9 @@ class S3Store:
             if not item["Key"].startswith(wanted):
                 raise ValueError(f"{item['Key'][:200]!r} does not begin with the prefix that was asked for")
             key = item["Key"].removeprefix(self._prefix)
-            if not problem_of(key):
-                modified = item["LastModified"].timestamp()
-                found.append(Stat(key=key, bytes=item["Size"], etag="", modified=modified))
+            modified = item["LastModified"].timestamp()
+            etag = item.get("ETag", "").strip('"')
+            found.append(Stat(key=key, bytes=item["Size"], etag=etag, modified=modified))
         return found, {"ContinuationToken": page["NextContinuationToken"]} if page["IsTruncated"] else None
 
     def _name(self, key: str) -> str:

@@ -4,6 +4,8 @@
 `moto`      session: a mock that is quick; `ceph` and `moto` give an S3Server: endpoint, key, secret, boto,
             environment, client(), make_bucket()
 `scripted`  function: a server whose next answers a test writes down
+`mlflow`    session: a real `mlflow server` (uri, python, artifacts); skipped, with its reason, where it is not installed
+`hub`       function: a stand-in for the Hugging Face Hub's HTTP interface, for no real one runs here
 `s3_store`  function: s3_store(prefix="") is an S3Store in a new bucket on Ceph, with credentials in the environment
 """
 
@@ -16,6 +18,8 @@ import pytest
 
 if TYPE_CHECKING:
     from servers.ceph import S3Server
+    from servers.hub import Hub
+    from servers.mlflow import Mlflow
     from servers.scripted import Scripted
 
     from orchestrator.stores.s3 import S3Store
@@ -47,6 +51,27 @@ def moto() -> Iterator[S3Server]:
         )
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def mlflow() -> Iterator[Mlflow]:
+    """A real MLflow server."""
+    from servers import mlflow as mlflow_server
+
+    if reason := mlflow_server.missing():
+        pytest.skip(reason)
+    with mlflow_server.serve() as server:
+        yield server
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A stand-in for the Hub, with a token for it in the environment."""
+    from servers import hub as hub_server
+
+    monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
+    with hub_server.serve() as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,0 +1,494 @@
+"""What registries of every kind do, in and out: a directory, a bucket, an MLflow server, a Hub (a stand-in for it)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.aliases import move_alias, move_to, read_aliases
+from orchestrator.artifacts import upload_artifact
+from orchestrator.domain import ModelVersion
+from orchestrator.errors import (
+    AliasMoved,
+    Damaged,
+    ModelChanged,
+    NoSuchVersion,
+    RegistryError,
+)
+from orchestrator.identity import digest_bytes, digest_files
+from orchestrator.ports import Outlet, Registry
+from orchestrator.publishing import publish
+from orchestrator.records import read_records
+from orchestrator.registries.memory import DigestMemory, dump_memory, load_memory
+from orchestrator.registries.mlflow_server import MlflowServer
+from orchestrator.registries.opening import open_outlet, open_registry
+from orchestrator.registries.s3 import store_of
+from orchestrator.registryspec import (
+    DirectoryRegistrySpec,
+    HuggingFaceRegistrySpec,
+    MlflowRegistrySpec,
+    RegistrySpec,
+    S3RegistrySpec,
+    Select,
+)
+from orchestrator.stores.local import LocalStore
+
+Files = Mapping[str, bytes]
+_NUMBERS = count(1)
+
+
+def tensors(**shapes: tuple[int, ...]) -> bytes:
+    header, position = {}, 0
+    for name, shape in shapes.items():
+        size = 4
+        for length in shape:
+            size *= length
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [position, position + size]}
+        position += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + bytes(position)
+
+
+def model(architecture: str = "TinyForCausalLM", **more: bytes) -> dict[str, bytes]:
+    config = json.dumps({"architectures": [architecture], "model_type": "tiny"}).encode()
+    return {"config.json": config, "model.safetensors": tensors(a=(4, 3), b=(5,)), **more}
+
+
+def digest_of(files: Files) -> str:
+    return digest_files({name: digest_bytes(data) for name, data in files.items()})
+
+
+@dataclass
+class Place:
+    """A registry of some kind that tests write to as its other users would."""
+
+    spec: RegistrySpec
+    put: Callable[[str, str, Files], str]
+    """put(name, label, files): the version that it is called."""
+    remove: Callable[[str, str], None]
+    model_name: Callable[[str], str] = lambda name: name
+    """What the registry calls a model that prunefleet calls so."""
+    prefix: str = ""
+    """Before the names of this test's own models, where the server is shared."""
+
+    def registry(self, memory: DigestMemory | None = None, select: Select | None = None) -> Registry:
+        spec = self.spec.model_copy(update={"select": select}) if select else self.spec
+        return open_registry("zoo", spec, memory)
+
+    def outlet(self) -> Outlet:
+        return open_outlet("out", self.spec)
+
+    def scan(self, memory: DigestMemory | None = None) -> list[ModelVersion]:
+        return [one for one in self.registry(memory).scan() if one.name.startswith(self.prefix)]
+
+
+def directory(tmp_path: Path, request: Any) -> Place:
+    root = tmp_path / "registry"
+    root.mkdir()
+
+    def put(name: str, label: str, files: Files) -> str:
+        (root / name / label).mkdir(parents=True, exist_ok=True)
+        for path, data in files.items():
+            (root / name / label / path).write_bytes(data)
+        return label
+
+    def remove(name: str, version: str) -> None:
+        for path in (root / name / version).iterdir():
+            path.unlink()
+        (root / name / version).rmdir()
+
+    return Place(DirectoryRegistrySpec(kind="directory", path=str(root)), put, remove)
+
+
+def s3(tmp_path: Path, request: Any) -> Place:
+    server = request.getfixturevalue("moto")
+    for name, value in server.environment.items():
+        request.getfixturevalue("monkeypatch").setenv(name, value)
+    spec = S3RegistrySpec(kind="s3", url=f"s3://{server.make_bucket()}/models", endpoint=server.endpoint)
+    store = store_of(spec)
+
+    def put(name: str, label: str, files: Files) -> str:
+        for path, data in files.items():
+            store.put(f"{name}/{label}/{path}", data)
+        return label
+
+    def remove(name: str, version: str) -> None:
+        for found in list(store.list(f"{name}/{version}/")):
+            store.delete(found.key)
+
+    return Place(spec, put, remove)
+
+
+def mlflow(tmp_path: Path, request: Any) -> Place:
+    uri = request.getfixturevalue("mlflow").uri
+    server, prefix = MlflowServer(uri), f"t{next(_NUMBERS)}x"
+    experiment = server.post("experiments/create", name=prefix)["experiment_id"]
+
+    def put(name: str, label: str, files: Files) -> str:
+        name = name.replace("/", "--")
+        known = server.get("registered-models/search", filter=f"name='{name}'", max_results="1")
+        if not known.get("registered_models"):
+            server.post("registered-models/create", name=name)
+        run = server.post("runs/create", experiment_id=experiment, start_time=1)["run"]["info"]
+        place = run["artifact_uri"].removeprefix("mlflow-artifacts:/")
+        for path, data in files.items():
+            (tmp_path / "sent").write_bytes(data)
+            server.upload(f"{place}/model/{path}", tmp_path / "sent")
+        source = f"{run['artifact_uri']}/model"
+        made = server.post("model-versions/create", name=name, source=source, run_id=run["run_id"])
+        return str(made["model_version"]["version"])
+
+    def remove(name: str, version: str) -> None:
+        server.post("model-versions/delete", "DELETE", name=name.replace("/", "--"), version=version)
+
+    def called(name: str) -> str:
+        return name.replace("/", "--")
+
+    spec = MlflowRegistrySpec(kind="mlflow", uri=uri, select=Select(name=f"{prefix}*"))
+    return Place(spec, put, remove, called, prefix)
+
+
+def huggingface(tmp_path: Path, request: Any) -> Place:
+    hub = request.getfixturevalue("hub")
+    spec = HuggingFaceRegistrySpec(kind="huggingface", owner="org", endpoint=hub.endpoint, revisions=("*",))
+
+    def called(name: str) -> str:
+        return name if name.startswith("org/") else f"org/{name}"
+
+    def put(name: str, label: str, files: Files) -> str:
+        return hub.repository(called(name)).commit(dict(files), branch=label)
+
+    def remove(name: str, version: str) -> None:
+        repository = hub.repository(called(name))
+        del repository.commits[version]
+        repository.branches = {key: one for key, one in repository.branches.items() if one != version}
+
+    return Place(spec, put, remove, called)
+
+
+MAKERS = {"directory": directory, "s3": s3, "mlflow": mlflow, "huggingface": huggingface}
+
+
+@pytest.fixture(
+    params=[pytest.param(kind, marks=[pytest.mark.s3] if kind == "s3" else []) for kind in MAKERS]
+)
+def place(request, tmp_path) -> Iterator[Place]:
+    return MAKERS[request.param](tmp_path, request)
+
+
+@pytest.fixture
+def into(tmp_path):
+    (tmp_path / "into").mkdir()
+    return tmp_path / "into"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return LocalStore(tmp_path / "store")
+
+
+def name(place: Place, text: str) -> str:
+    return f"{place.prefix}{text}"
+
+
+# In
+
+
+def test_a_version_is_described_by_its_own_bytes(place):
+    files = model()
+    version = place.put(name(place, "lm"), "v1", files)
+    (found,) = place.scan()
+    assert (found.registry, found.name, found.version) == (
+        "zoo",
+        place.model_name(name(place, "lm")),
+        version,
+    )
+    assert (found.digest, found.architecture, found.format) == (
+        digest_of(files),
+        "TinyForCausalLM",
+        "safetensors",
+    )
+    assert (found.bytes, found.parameters, found.problem) == (len(files["model.safetensors"]), 17, "")
+    assert found.uri
+
+
+def test_versions_come_in_the_same_order_each_time_and_each_once(place):
+    made = [
+        place.put(name(place, "lm"), f"v{number}", model(**{"vocab.txt": b"%d" % number}))
+        for number in range(12)
+    ]
+    order = [found.version for found in place.scan()]
+    assert sorted(order) == sorted(made)
+    assert order == made
+    assert [found.version for found in place.scan()] == order
+
+
+def test_fetch_copies_exactly_what_the_digest_covers(place, into):
+    files = model(**{"tokenizer.json": b'{"x": 1}'})
+    place.put(
+        name(place, "lm"), "v1", {**files, "README.md": b"about", "consolidated.safetensors": tensors(z=(9,))}
+    )
+    (found,) = place.scan()
+    assert found.digest == digest_of(files)
+    place.registry().fetch(found, into)
+    assert {path.name: path.read_bytes() for path in into.iterdir()} == files
+
+
+def test_a_model_in_shards_is_one_version(place, into):
+    shards = {
+        "model-00001-of-00002.safetensors": tensors(a=(4, 3)),
+        "model-00002-of-00002.safetensors": tensors(b=(5,)),
+    }
+    index = json.dumps(
+        {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    )
+    files = {"config.json": model()["config.json"], "model.safetensors.index.json": index.encode(), **shards}
+    place.put(name(place, "lm"), "v1", files)
+    (found,) = place.scan()
+    assert (found.problem, found.parameters, found.digest) == ("", 17, digest_of(files))
+    place.registry().fetch(found, into)
+    assert {path.name for path in into.iterdir()} == set(files)
+
+
+BROKEN: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
+    "no config": (lambda: {"model.safetensors": model()["model.safetensors"]}, "config.json"),
+    "pickled": (lambda: {"config.json": model()["config.json"], "pytorch_model.bin": b"\x80\x02"}, "pickled"),
+    "cut short": (lambda: {**model(), "model.safetensors": model()["model.safetensors"][:-3]}, "ends before"),
+    "lfs pointer": (lambda: {**model(), "model.safetensors": b"version https://git-lfs.github.com/spec/v1\n"}, "git lfs"),
+    "escaping": (
+        lambda: {
+            "config.json": model()["config.json"],
+            "model.safetensors.index.json": b'{"weight_map": {"a": "../../x.safetensors"}}',
+        },
+        "plain name",
+    ),
+    "two models": (
+        lambda: {**model(), "model.safetensors.index.json": b'{"weight_map": {"a": "model.safetensors"}}'},
+        "lies beside it",
+    ),
+}  # fmt: skip
+
+
+def test_broken_versions_say_what_is_wrong_and_stop_nobody(place):
+    for number, (files, _) in enumerate(BROKEN.values()):
+        place.put(name(place, f"bad{number}"), "v1", files())
+    place.put(name(place, "good"), "v1", model())
+    *bad, good = place.scan()
+    assert (good.problem, good.digest) == ("", digest_of(model()))
+    for found, (_, words) in zip(bad, BROKEN.values(), strict=True):
+        assert words in found.problem
+        assert found.digest == ""
+        assert found.problem.isprintable()
+
+
+def test_a_version_that_is_gone_has_changed(place, into):
+    version = place.put(name(place, "lm"), "v1", model())
+    (planned,) = place.scan()
+    place.remove(name(place, "lm"), version)
+    with pytest.raises(ModelChanged, match="no longer there"):
+        place.registry().fetch(planned, into)
+
+
+def test_a_version_deleted_while_it_is_scanned_stops_nobody(place):
+    made = [place.put(name(place, f"m{number}"), "v1", model()) for number in range(3)]
+    scanning = (one for one in place.registry().scan() if one.name.startswith(place.prefix))
+    first = next(scanning)
+    place.remove(name(place, "m2"), made[2])
+    rest = list(scanning)
+    assert first.problem == ""
+    assert all(one.digest or one.problem for one in rest)
+    assert {place.model_name(name(place, "m1"))} <= {one.name for one in rest}
+    assert len(place.scan()) == 2
+
+
+def test_what_is_remembered_is_not_read_again(place, monkeypatch):
+    for number in range(3):
+        place.put(name(place, f"m{number}"), "v1", model())
+    place.put(name(place, "bad"), "v1", {"config.json": model()["config.json"]})
+    memory = DigestMemory(at=4e9)
+    first = place.scan(memory)
+    again, problem = load_memory(dump_memory(memory), 5e9)
+    assert problem == ""
+    if place.spec.kind != "directory":
+        from orchestrator.registries import remote
+
+        monkeypatch.setattr(remote, "_read_model", lambda *_, **__: pytest.fail("something was read"))
+    assert place.scan(again) == first
+    assert dump_memory(again) == dump_memory(memory)
+
+
+@pytest.mark.parametrize("place", ["s3", "mlflow", "huggingface"], indirect=True)
+def test_only_what_is_selected_is_found(place):
+    for one in ("alpha", "beta"):
+        place.put(name(place, one), "v1", model())
+    wanted = place.model_name(name(place, "al*"))
+    (found,) = place.registry(select=Select(name=wanted)).scan()
+    assert found.name == place.model_name(name(place, "alpha"))
+    assert list(place.registry(select=Select(name=wanted, tags={"stage": "prod"})).scan()) == []
+
+
+TRICKS = [
+    "..",
+    "../other",
+    "a/../b",
+    "/etc",
+    "",
+    ".hidden",
+    "a\0b",
+    "a\nb",
+    "\x1b[2J",
+    "%2e%2e",
+    "a\\b",
+    "x" * 4096,
+]
+
+
+def test_a_name_that_is_a_trick_is_not_fetched(place, into):
+    registry = place.registry()
+    for wrong in TRICKS:
+        for field in ("name", "version"):
+            with pytest.raises(RegistryError) as caught:
+                registry.fetch(replace(SOURCE, **{field: wrong}), into)
+            assert str(caught.value).isprintable()
+    assert list(into.iterdir()) == []
+
+
+# Out
+
+SOURCE = ModelVersion(
+    registry="zoo", name="org/lm", version="v2", digest=digest_bytes(b"dense"), uri="", format="safetensors", bytes=1,
+    parameters=1, architecture="TinyForCausalLM",
+)  # fmt: skip
+
+
+def artifact(store: LocalStore, tmp_path: Path, number: int = 0) -> str:
+    made = tmp_path / f"artifact{number}"
+    made.mkdir()
+    for path, data in model(**{"prunefleet.json": b'{"n": %d}' % number, "LICENSE": b"free"}).items():
+        (made / path).write_bytes(data)
+    return upload_artifact(store, made)[0]
+
+
+def make(place: Place, store: LocalStore, digest: str, at: float = 1e9, **changes: Any):
+    source = replace(
+        SOURCE, **{"name": name(place, "org/lm") if place.spec.kind != "huggingface" else "org/lm", **changes}
+    )
+    return publish(
+        store, place.outlet(), model=source, recipe="half", artifact_digest=digest, verdict_key="k" * 64, at=at,
+        actor="ada", run_id="run-1",
+    )  # fmt: skip
+
+
+def move(place: Place, store: LocalStore, publication: Any, alias: str = "candidate"):
+    return move_alias(
+        store, place.outlet(), move_to(publication, registry="out", alias=alias, reason="passed")
+    )
+
+
+def aliases(place: Place, publication: Any) -> Mapping[str, str]:
+    found = read_aliases(place.outlet(), publication.model.name)
+    return {alias: version for alias, version in found.items() if not alias.startswith("v2-half-")}
+
+
+def test_what_is_published_is_found_sound_and_is_the_artifact(place, store, tmp_path):
+    digest = artifact(store, tmp_path)
+    publication = make(place, store, digest)
+    assert publication.is_new
+    (found,) = [one for one in place.scan() if one.version == publication.version]
+    assert (found.problem, found.digest, found.tags["prunefleet"]) == ("", digest, "artifact")
+
+
+def test_publishing_again_makes_nothing(place, store, tmp_path):
+    digest = artifact(store, tmp_path)
+    first, second = make(place, store, digest), make(place, store, digest)
+    assert (second.version, second.is_new) == (first.version, False)
+
+
+def test_two_artifacts_are_two_versions_and_the_alias_moves_with_a_record(place, store, tmp_path):
+    first = make(place, store, artifact(store, tmp_path, 1))
+    second = make(place, store, artifact(store, tmp_path, 2), at=1e9 + 60)
+    assert first.version != second.version
+    assert move(place, store, first)["previous_version"] is None
+    assert move(place, store, second)["previous_version"] == first.version
+    assert aliases(place, second) == {"candidate": second.version}
+    assert move(place, store, second) is None
+    rows = read_records(store, "promotions").table.to_pylist()
+    assert [row["published_version"] for row in rows] == [first.version, second.version]
+
+
+@pytest.mark.parametrize("place", ["s3", "mlflow", "huggingface"], indirect=True)
+def test_an_alias_that_others_moved_is_not_overwritten(place, store, tmp_path):
+    first = make(place, store, artifact(store, tmp_path, 1))
+    second = make(place, store, artifact(store, tmp_path, 2))
+    move(place, store, first)
+    with (
+        place.outlet().shelf(first.model.name, make=False) as shelf,
+        pytest.raises(AliasMoved, match="history"),
+    ):
+        shelf.point("candidate", second.version, None)
+    assert aliases(place, first) == {"candidate": first.version}
+
+
+def test_an_alias_does_not_move_to_what_is_not_there(place, store, tmp_path):
+    publication = make(place, store, artifact(store, tmp_path))
+    with pytest.raises(NoSuchVersion):
+        move(place, store, replace(publication, version="999"))
+    assert aliases(place, publication) == {}
+
+
+def test_a_model_that_is_not_there_has_no_aliases_and_none_can_be_moved(place, store, tmp_path):
+    publication = replace(
+        make(place, store, artifact(store, tmp_path)), model=replace(SOURCE, name="org/other")
+    )
+    assert read_aliases(place.outlet(), "org/other") == {}
+    with pytest.raises(RegistryError):
+        move(place, store, publication)
+
+
+def test_a_version_can_be_opened_as_it_was_published(place, store, tmp_path):
+    digest = artifact(store, tmp_path)
+    publication = make(place, store, digest)
+    with place.outlet().opened(publication.model.name, publication.version) as directory:
+        assert {path.name for path in directory.iterdir()} == {*model(), "prunefleet.json", "LICENSE"}
+    with pytest.raises(RegistryError), place.outlet().opened(publication.model.name, "404"):
+        pass
+
+
+@pytest.mark.parametrize("place", ["directory", "s3", "mlflow"], indirect=True)
+def test_publishers_at_once_make_one_version(place, store, tmp_path):
+    digest = artifact(store, tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: make(place, store, digest), range(4)))
+    assert len({publication.version for publication in made}) == 1
+    assert len(place.scan()) == 1
+
+
+@pytest.mark.parametrize("place", ["directory", "s3"], indirect=True)
+def test_a_damaged_version_of_that_name_is_named_and_not_touched(place, store, tmp_path):
+    digest = artifact(store, tmp_path)
+    publication = make(place, store, digest)
+    place.put("org/lm", publication.version, {"config.json": b"{}"})
+    with pytest.raises(Damaged, match="Remove that version"):
+        make(place, store, digest)
+
+
+def test_a_model_with_a_hostile_name_is_not_published(place, store, tmp_path):
+    digest = artifact(store, tmp_path)
+    for wrong in TRICKS:
+        with pytest.raises(RegistryError) as caught:
+            make(place, store, digest, name=wrong)
+        assert str(caught.value).isprintable()
+    assert place.scan() == []
+
+
+def test_it_can_be_told_whether_one_may_write(place):
+    assert "can be" in place.outlet().probe() or "may write" in place.outlet().probe()
+    assert place.scan() == []

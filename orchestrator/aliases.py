@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.errors import BrokenInvariant, Damaged, NoSuchVersion, NotFound, RegistryError
+from orchestrator.errors import AliasMoved, BrokenInvariant, Damaged, NoSuchVersion, NotFound, RegistryError
 from orchestrator.identity import canonical, digest
 from orchestrator.names import problem_of_part, problem_of_path, shown
 from orchestrator.ports import ObjectStore, Outlet
@@ -69,8 +69,12 @@ def read_aliases(outlet: Outlet, model: str) -> Mapping[str, str]:
     return outlet.aliases(model)
 
 
-def move_alias(store: ObjectStore, outlet: Outlet, move: Move) -> dict[str, Any] | None:
+def move_alias(
+    store: ObjectStore, outlet: Outlet, move: Move, expected: tuple[str | None] | None = None
+) -> dict[str, Any] | None:
     """Makes the alias point to the version; the row of `promotions` that records it, or None if it points there already.
+
+    `expected`: the one version, or nothing, from which it may be moved.
 
     Errors: NoSuchVersion; AliasMoved; RegistryError, if the aliases cannot be read; those of the store.
     """
@@ -85,6 +89,10 @@ def move_alias(store: ObjectStore, outlet: Outlet, move: Move) -> dict[str, Any]
         previous = aliases.get(move.alias)
         if previous == move.published_version:
             return None
+        if expected is not None and previous != expected[0]:
+            raise AliasMoved(
+                f"{move.alias} of {move.model} points to {previous} by now, and not to {expected[0]}; look again"
+            )
         row = {**asdict(move), "previous_version": previous, "at": _text(move.at)}
         store.put(intent, canonical(row))
         shelf.point(move.alias, move.published_version, previous)

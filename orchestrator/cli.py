@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.commands import care, explanation, nights, simulation
+from orchestrator.commands import care, explanation, nights, promotion, simulation
 from orchestrator.commands.console import (
     AsJson,
     FleetFile,
@@ -300,7 +300,8 @@ def schema() -> None:
 
 
 for command in (
-    explanation.explain, nights.nightly, nights.morning, care.doctor, care.verify, care.gc, simulation.simulate,
+    explanation.explain, nights.nightly, nights.morning, promotion.promote, promotion.rollback,
+    promotion.history, care.doctor, care.verify, care.gc, simulation.simulate,
 ):  # fmt: skip
     app.command()(command)
 

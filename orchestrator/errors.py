@@ -86,6 +86,18 @@ class UnknownRun(UsageError):
     """There is no run with that id in the store."""
 
 
+class GateRefused(PrunefleetError):
+    """The verdict of its gates does not allow to promote this version."""
+
+    exit_code = 3
+
+
+class GateUndecided(GateRefused):
+    """Its gates could not tell, and nothing says to promote what they cannot tell."""
+
+    exit_code = 5
+
+
 class Interrupted(PrunefleetError):
     """The run was stopped before its end; the same command goes on where it stopped."""
 

@@ -20,6 +20,7 @@ from orchestrator import yamltext
 from orchestrator.errors import SpecError
 from orchestrator.nightspec import NotifySpec, ScheduleSpec
 from orchestrator.own_metrics import KNOWN, known_metric
+from orchestrator.promotionspec import PromotionSpec, SignerSpec
 from orchestrator.prunespec import BudgetSpec, CutSpec, DistillSpec, PruneSpec, QualitySpec, RecoverSpec
 from orchestrator.registryspec import (
     SPECS,
@@ -254,6 +255,8 @@ class Fleet(Part):
     """When `prunefleet nightly` runs."""
     notify: Mapping[Name, NotifySpec] = {}
     """Who is told of a night."""
+    promotion: PromotionSpec | None = None
+    """Which aliases need whose approval."""
 
     @model_validator(mode="before")
     @classmethod
@@ -338,6 +341,7 @@ def _known_keys(path: yamltext.Path, value: Any) -> list[str]:
         "pools": PoolSpec,
         "schedule": ScheduleSpec,
         "notify": NotifySpec,
+        "promotion": PromotionSpec,
     }
     named = {"registries", "datasets", "recipes", "pools", "notify"}
     steps = {
@@ -353,6 +357,7 @@ def _known_keys(path: yamltext.Path, value: Any) -> list[str]:
         "latency": LatencySpec,
         "gates": GatesSpec,
         "publish": PublishSpec,
+        "signers": SignerSpec,
     }
     parts = list(path)
     if parts[:1] == ["registries"] and len(parts) > 1:
@@ -392,6 +397,12 @@ def _check_references(fleet: Fleet, lines: dict[yamltext.Path, int], name: str) 
             check((*at, "publish", "registry"), recipe.publish.registry, fleet.registries, "registry")
         if not any(mark in recipe.match.registry for mark in "*?["):
             check((*at, "match", "registry"), recipe.match.registry, fleet.registries, "registry")
+        guarded = fleet.promotion.aliases if fleet.promotion else ()
+        if recipe.publish and recipe.publish.alias in guarded:
+            problems.append(
+                f"{name}:{lines.get((*at, 'publish', 'alias'), 1)}: recipes.{key}.publish.alias: {recipe.publish.alias!r} needs "
+                "approvals, and a night cannot give them; publish to another alias, such as candidate, and promote it"
+            )
     if problems:
         raise SpecError("\n".join(problems))
 

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import NotPermitted, UsageError
@@ -50,12 +50,12 @@ class Proposal:
     @property
     def id(self) -> str:
         """Names the proposal: the digest of all that it says."""
-        return digest({"type": "prunefleet.proposal", "schema": SCHEMA, **asdict(self)})
+        return digest({"type": "prunefleet.proposal", "schema": SCHEMA, **_values(self)})
 
     def same_move(self, other: Proposal) -> bool:
         """Whether both mean the same move from the same state, whoever proposed it when and why."""
         said = ("proposed_at", "proposed_by", "reason")
-        mine, theirs = asdict(self), asdict(other)
+        mine, theirs = _values(self), _values(other)
         return all(mine[name] == theirs[name] for name in mine if name not in said)
 
 
@@ -83,7 +83,7 @@ def approval_of(value: Any) -> Approval:
 
 def statement(approval: Approval) -> bytes:
     """What is signed."""
-    said = {name: value for name, value in asdict(approval).items() if name != "signature"}
+    said = {name: value for name, value in _values(approval).items() if name != "signature"}
     return canonical({"type": "prunefleet.approval", "schema": SCHEMA, **said})
 
 
@@ -222,6 +222,10 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "float": (int, float),
     "str | None": (str, type(None)),
 }
+
+
+def _values(said: Proposal | Approval) -> dict[str, Any]:
+    return {name: getattr(said, name) for name in said.__dataclass_fields__}
 
 
 def _checked(value: Any, kind: type) -> dict[str, Any]:

@@ -533,10 +533,15 @@ def attempts(origin, seeds):
     return tried
 
 
-def test_of_ten_thousand_forged_or_replayed_attempts_none_moves_an_alias(origin):
-    tried = attempts(origin, range(10_000))
-    assert sum(tried.values()) == 10_000
-    assert min(tried.values()) > 1000
+def test_of_forged_or_replayed_attempts_none_moves_an_alias(origin):
+    tried = attempts(origin, range(2000))
+    assert sum(tried.values()) == 2000
+    assert min(tried.values()) > 200
+
+
+@pytest.mark.soak
+def test_of_ten_thousand_attempts_none_moves_an_alias(origin):
+    assert sum(attempts(origin, range(2000, 12_000)).values()) == 10_000
 
 
 def test_without_the_forgery_the_same_steps_move_it(origin):

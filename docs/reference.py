@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,16 +85,24 @@ def fleet_file() -> str:
 
 
 def metrics() -> str:
-    """Every metric with its labels, from the registries that serve them."""
-    rows = sorted(set(_families()))
-    head = [
+    """Every metric with its type, labels and meaning, from the table that they are made of."""
+    from orchestrator.metrics import FLEET, RUN
+
+    lines = [
         "# Metrics",
         "",
-        "During a run from the controller (`run --metrics-port`). Labels come from closed sets and from the fleet file, never from a "
-        "model's name.",
-        "",
+        "Labels come from closed sets and from the fleet file, never from a model's name.",
     ]
-    return "\n".join([*head, *_table(("metric", "type", "means"), rows), ""])
+    for title, definitions in (
+        ("Of a run, while it lives (`run --metrics-port`)", RUN),
+        ("Of a fleet, from the exporter that reads the store", FLEET),
+    ):
+        rows = [
+            (f"`{one.name}`", one.kind, ", ".join(f"`{label}`" for label in one.labels), one.help)
+            for one in sorted(definitions, key=lambda one: one.name)
+        ]
+        lines += ["", f"## {title}", "", *_table(("metric", "type", "labels", "means"), rows)]
+    return "\n".join([*lines, ""])
 
 
 def errors() -> str:
@@ -119,14 +127,6 @@ def errors() -> str:
             "",
         ]
     )
-
-
-def _families() -> Iterator[tuple[str, str, str]]:
-    from orchestrator.metrics import RunMetrics
-
-    for family in RunMetrics({}, ()).registry.collect():
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        yield f"`{name}`", family.type, family.documentation
 
 
 def _named(parameter: Any) -> str:

@@ -86,10 +86,14 @@ class Case:
     """How the speed was measured."""
     gain: Gain | None = None
     """Of a model that was pruned."""
+    calibration: str = ""
+    """What was predicted of the loss on the calibration data, and what came of it; empty where nothing was."""
     reason: str = ""
     alias: str = ""
     sensitivity: Sequence[Row] = ()
     layers: Sequence[Row] = ()
+    recoveries: Sequence[Row] = ()
+    """The steps of recovery, in the order in which they were taken."""
     exemplars: Sequence[Row] = ()
     """The examples whose predictions moved most, the farthest first."""
     findings: Sequence[Row] = field(default=())
@@ -205,9 +209,11 @@ def _case(chain: Row, own: Mapping[str, Sequence[Row]], aliases: Mapping[tuple[A
         speedup_high=latency.get("speedup_high"),
         timing=_timing(latency) if latency else "",
         gain=gain_of(artifact, latency, own["findings"]) if artifact else None,
+        calibration=calibration_sentence(artifact),
         alias=aliases.get((artifact.get("digest"), chain.get("recipe")), "") if artifact else "",
         sensitivity=own["sensitivity"],
         layers=own["layers"],
+        recoveries=sorted(own["recoveries"], key=_turn),
         exemplars=sorted(
             own["exemplars"], key=lambda row: (-(row.get("distance") or 0.0), row.get("example") or 0)
         ),
@@ -215,6 +221,27 @@ def _case(chain: Row, own: Mapping[str, Sequence[Row]], aliases: Mapping[tuple[A
     )
     case.reason = _reason(case, own["verdicts"])
     return case
+
+
+def calibration_sentence(artifact: Row) -> str:
+    """The predicted rise of the loss on the calibration data beside the measured one; empty where neither is known."""
+    predicted, measured, dense = (
+        artifact.get(column) for column in ("predicted_increase", "measured_increase", "calibration_loss")
+    )
+    if predicted is None and measured is None:
+        return ""
+    told = [f"was predicted to change by {number(predicted, 3)}"] if predicted is not None else []
+    told += [f"changed by {number(measured, 3)}"] if measured is not None else []
+    of = f" of {number(dense, 4)}" if dense is not None else ""
+    return f"The loss{of} on the calibration data {' and '.join(told)}."
+
+
+_TURNS = ("bias", "batch_norm", "distill")
+
+
+def _turn(row: Row) -> tuple[int, str]:
+    step = str(row.get("step") or "")
+    return (_TURNS.index(step) if step in _TURNS else len(_TURNS)), step
 
 
 def _timing(row: Row) -> str:

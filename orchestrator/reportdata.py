@@ -9,7 +9,7 @@ from typing import Any
 Row = Mapping[str, Any]
 
 BY_CHAIN = (
-    "sensitivity", "layers", "artifacts", "evaluations", "latencies", "verdicts", "exemplars", "findings",
+    "sensitivity", "layers", "artifacts", "recoveries", "evaluations", "latencies", "verdicts", "exemplars", "findings",
 )  # fmt: skip
 """Tables whose rows belong to a chain by their `unit_key`."""
 
@@ -34,6 +34,7 @@ class ReportData:
     sensitivity: Sequence[Row] = ()
     layers: Sequence[Row] = ()
     artifacts: Sequence[Row] = ()
+    recoveries: Sequence[Row] = ()
     evaluations: Sequence[Row] = ()
     latencies: Sequence[Row] = ()
     verdicts: Sequence[Row] = ()

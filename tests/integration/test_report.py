@@ -521,6 +521,64 @@ def test_a_model_that_became_smaller_is_not_accused():
     assert "Smaller." in Page(render_html(data)).words
 
 
+PREDICTED = {
+    "digest": "a",
+    "dense_bytes": 10,
+    "bytes": 10,
+    "calibration_loss": 1.7347,
+    "predicted_increase": 0.0685,
+    "measured_increase": 0.0733,
+}
+
+
+def test_what_was_predicted_stands_beside_what_came_of_it():
+    said = (
+        "The loss of 1.735 on the calibration data was predicted to change by 0.0685 and changed by 0.0733."
+    )
+    night = case(artifacts=[PREDICTED])
+    assert said in Page(render_html(night)).words
+    assert f"- `zoo/m@1`, `half`: {said}" in render_markdown(night).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        (("predicted_increase",), "The loss of 1.735 on the calibration data changed by 0.0733."),
+        (
+            ("measured_increase", "calibration_loss"),
+            "The loss on the calibration data was predicted to change by 0.0685.",
+        ),
+        (("predicted_increase", "measured_increase"), ""),
+    ],
+)
+def test_of_predictions_only_what_is_known_is_told(gone, said):
+    artifact = {column: None if column in gone else value for column, value in PREDICTED.items()}
+    page = Page(render_html(case(artifacts=[artifact]))).words
+    assert said in page
+    assert ("on the calibration data" in page) == bool(said)
+
+
+def test_each_step_of_recovery_is_told_with_its_losses_in_the_order_in_which_they_were_taken():
+    steps = [
+        {"step": "distill", "loss_before": 2.0571, "loss_after": 1.7521, "kept": True},
+        {"step": "bias", "loss_before": 2.0571, "loss_after": 2.0571, "kept": False},
+    ]
+    night = case(recoveries=steps)
+    page = Page(render_html(night)).words
+    assert "bias 2.057 2.057 no distill 2.057 1.752 yes" in page
+    text = render_markdown(night)
+    assert (
+        "- `zoo/m@1`, `half`, held-out loss by recovery: `bias` 2.057 → 2.057 (undone); `distill` 2.057 → 1.752."
+        in text.splitlines()
+    )
+    assert "## On the calibration data" in text
+
+
+def test_without_recovery_or_prediction_nothing_is_said_of_calibration_data(four, page):
+    assert "calibration data" not in page
+    assert "calibration data" not in render_markdown(four)
+
+
 def test_a_measurement_without_gates_is_not_called_passed():
     data = case(
         verdict="pass", verdicts=[{"verdict": "pass", "gate": "overall", "slice": "all", "observed": 0.05}]

@@ -51,7 +51,10 @@ def night(name):
                 add("sensitivity", key, model, layer=layer, criterion=name, pattern=name, method=name, metric=name,
                     amount=step, delta=step * (place + 1) ** 3, stderr=0.1)  # fmt: skip
         add("artifacts", key, model, digest=key, dense_bytes=100, bytes=90, dense_parameters=50, nonzero_parameters=20 + index,
-            dense_latency_seconds=1.0, latency_seconds=0.5, runtime=name)  # fmt: skip
+            dense_latency_seconds=1.0, latency_seconds=0.5, runtime=name,
+            calibration_loss=1.7, predicted_increase=0.07, measured_increase=0.08)  # fmt: skip
+        for step in ("bias", name):
+            add("recoveries", key, model, step=step, loss_before=2.0, loss_after=1.5, kept=step == name)
         for part, drop in (("all", 0.05), (f"{name}=1", 0.2), (name, -0.01)):
             add("evaluations", key, model, dataset=name, metric="perplexity", slice=part, samples=40, dense_value=10.0,
                 value=10 * (1 + drop), delta=10 * drop, ci_low=10 * drop - 1, ci_high=10 * drop + 1, kl_divergence=0.1)  # fmt: skip

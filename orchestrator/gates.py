@@ -15,6 +15,7 @@ from orchestrator import gatewords
 from orchestrator.comparison import Comparison, compare
 from orchestrator.decision import JUDGEMENTS, decide
 from orchestrator.domain import Judgement
+from orchestrator.looks import spent
 from orchestrator.needs import needed
 from orchestrator.pairing import ALL, Row, group, pair
 from tasks.contract import Finding
@@ -34,6 +35,8 @@ class Gates:
     max_slice_drop: float | None = None
     confidence: float = 0.95
     min_samples: int = 10
+    look: int | None = None
+    """Which verdict this is of all that share one error, from 1; None where it has an error of its own."""
 
     def margin(self, name: str) -> float | None:
         """What a slice may lose; None where no gate is about it."""
@@ -41,8 +44,8 @@ class Gates:
 
     @property
     def alpha(self) -> float:
-        """The error that a verdict may make."""
-        return round(1 - self.confidence, 12)
+        """The error that a verdict may make; of looks, all that there will ever be make no more together."""
+        return spent(round(1 - self.confidence, 12), self.look)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

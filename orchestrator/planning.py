@@ -5,12 +5,13 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
 from orchestrator.domain import Catalog, Chain, DataRef, Impossible, ModelVersion, Plan, Step, TaskName, Unit
 from orchestrator.identity import digest
+from orchestrator.looks import looks_at
 from orchestrator.prunespec import PruneSpec
 from orchestrator.spec import DatasetSpec, Fleet, Match, RecipeSpec
 from tasks.contract import TASK_VERSIONS
@@ -79,9 +80,11 @@ def build_plan(
             )
             continue
         steps = _steps_of(recipe, fleet, data)
+        looks = looks_at(matched) if recipe.gates and recipe.gates.spending == "by_version" else {}
         for model in matched:
             if not model.problem:
-                chains.append(_add_chain(units, name, recipe, steps, model))
+                own = _at_look(steps, looks[model.id]) if looks else steps
+                chains.append(_add_chain(units, name, recipe, own, model))
     done = frozenset(key for key in units if key in completed)
     held_back = _held_back(units, quarantined, done)
     return Plan(
@@ -93,6 +96,14 @@ def build_plan(
         quarantined={key: reason for key, reason in quarantined.items() if key in units and key not in done},
         chains=tuple(chains),
     )
+
+
+def _at_look(steps: _Steps, look: int) -> _Steps:
+    """The steps with a judge that spends what this look has of the error."""
+    if steps.judge is None:
+        return steps
+    params = {**steps.judge.params, "gates": {**steps.judge.params["gates"], "look": look}}
+    return replace(steps, judge=_step(TaskName.JUDGE, params, None, steps.judge.seed))
 
 
 def unit_key(
@@ -236,7 +247,7 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
             timed = ref(recipe.evaluate.dataset, recipe.evaluate.split, recipe.evaluate.samples)
             latency = _step(TaskName.LATENCY, recipe.evaluate.latency.model_dump(), timed, 0)
         if recipe.prune:
-            gates = recipe.gates.model_dump(exclude={"inconclusive"}) if recipe.gates else None
+            gates = recipe.gates.model_dump(exclude={"inconclusive", "spending"}) if recipe.gates else None
             params = {
                 "metric": recipe.evaluate.metric,
                 "dataset": recipe.evaluate.dataset,

@@ -144,6 +144,9 @@ class GatesSpec(Part):
     """A slice with fewer examples cannot be judged: inconclusive."""
     inconclusive: Literal["hold", "publish"] = "hold"
     """What becomes of a model of which the gate cannot tell: nothing is published, or it is published like one that passed."""
+    spending: Literal["none", "by_version"] = "none"
+    """Whether each verdict may err by 1 - confidence, or all versions of a model together: the n-th, counted in natural order
+    among those that the recipe matches, then by 6 / (pi n)^2 of it."""
 
 
 class PublishSpec(Part):

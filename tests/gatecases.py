@@ -30,15 +30,15 @@ def with_whole(worse, better, samples):
     return (*(np.column_stack([part, part.sum(axis=1)]) for part in (worse, better)), sizes)
 
 
-def codes_of(worse, better, samples, margins):
+def codes_of(worse, better, samples, margins, alpha=ALPHA):
     """The decision on counts [models, slices]; equal counts are bounded once."""
     sizes = np.broadcast_to(samples, worse.shape)
     lines, inverse = np.unique(
         np.stack([worse.ravel(), better.ravel(), sizes.ravel()]), axis=1, return_inverse=True
     )
     p_values = mcnemar_p(lines[0], lines[1])[inverse].reshape(worse.shape)
-    bounds = drop_bounds(*lines, ALPHA)[inverse].reshape(worse.shape)
-    return decide(p_values, (worse - better) / sizes, bounds, margins, ALPHA)
+    bounds = drop_bounds(*lines, alpha)[inverse].reshape(worse.shape)
+    return decide(p_values, (worse - better) / sizes, bounds, margins, alpha)
 
 
 def blocked(codes):

@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.bootstrap import bca_end, widened
 from orchestrator.decision import BLOCK, INCONCLUSIVE
+from orchestrator.looks import spent
 from orchestrator.statistics import answers_needed, drop_bounds, fewest_flips
 
 pytestmark = pytest.mark.benchmark
@@ -43,6 +44,35 @@ def test_harmless_models_are_hardly_ever_blocked():
         total, wrong = total + models, wrong + share * models
     print(f"| in all | {total:,} | {wrong / total:.2%} | |")
     assert total > 100_000
+
+
+def test_versions_that_share_an_error_err_no_more_often_than_one():
+    """Thirty harmless versions of a model, limit 0: lines with a version that is blocked; and what harm is still seen."""
+    rng = np.random.default_rng(SEED)
+    lines, versions, slices, samples = 1_000, 30, 5, 1_000
+    found = {"none": np.zeros(lines, bool), "by_version": np.zeros(lines, bool)}
+    print("\n| after versions | blocked once, each alone | together |\n|---|---|---|")
+    for look in range(1, versions + 1):
+        worse, better = gatecases.flips(rng, lines, [0.0] * slices, samples)
+        counts = gatecases.with_whole(worse, better, samples)
+        for name, alpha in (("none", 0.05), ("by_version", spent(0.05, look))):
+            found[name] |= (gatecases.codes_of(*counts, 0.0, alpha) == BLOCK).any(axis=1)
+        if look in (1, 5, 10, 30):
+            print(f"| {look} | {found['none'].mean():.1%} | {found['by_version'].mean():.1%} |")
+    assert at_most(found["by_version"].mean(), lines)
+    assert found["none"].mean() > 0.4
+    print(
+        "\n| look | harm of 5 points in one of 5 slices, blocked | harmless, passed at 5 points |\n|---|---|---|"
+    )
+    for look in (None, 1, 10, 30):
+        alpha = spent(0.05, look)
+        harmed, sound = (
+            gatecases.codes_of(
+                *gatecases.with_whole(*gatecases.flips(rng, lines, drops, samples), samples), limit, alpha
+            )
+            for drops, limit in (([0.05, 0, 0, 0, 0], 0.02), ([0.0] * slices, 0.05))
+        )
+        print(f"| {look} | {gatecases.blocked(harmed):.1%} | {gatecases.passed(sound):.1%} |")
 
 
 def test_clusters_are_not_taken_for_independent_answers():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -107,6 +107,7 @@ def _publish_group(survey: Survey, group: _Group, run_id: str, at: float, actor:
         at=at,
         actor=actor,
         run_id=run_id,
+        measured=winner.measured,
     )
     goal = survey.fleet.recipes[chain.recipe].publish
     assert goal
@@ -145,4 +146,20 @@ def _candidate(survey: Survey, chain: Chain) -> Any:
         nonzero_parameters=artifact["nonzero_parameters"],
         drop=-whole["delta"] if falls_with_harm(whole) else whole["delta"] / whole["dense_value"],
         judgement=Judgement(verdict),
+        measured=_measured(whole, artifact),
     )
+
+
+def _measured(whole: Mapping[str, Any], artifact: Mapping[str, Any]) -> dict[str, str]:
+    """Quality and size, pruned and dense, of what is published."""
+    metric = str(whole["metric"])
+    found = {
+        metric: whole["value"],
+        f"dense_{metric}": whole["dense_value"],
+        **{name: artifact.get(name) for name in ("bytes", "dense_bytes", "parameters", "nonzero_parameters")},
+    }
+    return {
+        name: f"{value:.6g}" if isinstance(value, float) else str(value)
+        for name, value in found.items()
+        if value is not None
+    }

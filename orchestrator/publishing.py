@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from orchestrator.artifacts import artifact_files, differences, download_artifact
 from orchestrator.domain import Judgement, ModelVersion
@@ -26,6 +26,8 @@ class Candidate:
     """How much worse than the dense model; in the unit of the recipe's gate."""
     judgement: Judgement = Judgement.PASS
     """Inconclusive only where the recipe's gates allow it; what passed comes first."""
+    measured: Mapping[str, str] = field(default_factory=dict)
+    """What was measured, in words for the registry's readers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,7 @@ def publish(
     at: float,
     actor: str,
     run_id: str,
+    measured: Mapping[str, str] | None = None,
 ) -> Publication:
     """Makes an artifact a version of its model in the registry; nothing happens if it is one already.
 
@@ -85,12 +88,15 @@ def publish(
     files = artifact_files(store, artifact_digest)
     lineage = {
         "source": model.id,
+        "model": model.name,
+        "version": model.version,
         "source_digest": model.digest,
         "recipe": recipe,
         "artifact_digest": artifact_digest,
         "verdict": verdict_key,
         "run": run_id,
         "actor": actor,
+        **{f"measured.{name}": value for name, value in (measured or {}).items()},
     }
     with outlet.shelf(model.name, make=True) as shelf:
         there = shelf.find(label)

@@ -90,7 +90,9 @@ class MlflowSource:
 
     def _place(self, offer: Offer) -> str:
         location = offer.place
-        if not location.startswith("mlflow-artifacts:"):
+        if location.startswith(
+            ("models:/", "runs:/")
+        ):  # names of the server's own, which it alone can resolve
             query = {"name": offer.name, "version": offer.version}
             location = str(self._server.get("model-versions/get-download-uri", **query).get("artifact_uri"))
         return artifact_path(location, self._server.uri)

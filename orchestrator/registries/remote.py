@@ -149,8 +149,8 @@ class RemoteRegistry:
             with scratch_directory() as scratch:
                 summary = _read_model(self._source, offer, scratch, is_whole=False)
                 is_ours = (scratch / "prunefleet.json").exists()
-        except NoSuchVersion:
-            return None
+        except NoSuchVersion as error:
+            return self._if_still_there(offer, str(error))
         except BadInput as error:
             self._memory.remember_vouched(path, offer.vouched, str(error))
             return self._broken(offer, str(error))
@@ -158,6 +158,14 @@ class RemoteRegistry:
             return self._broken(offer, str(error))
         self._memory.remember_vouched(path, offer.vouched, (summary, is_ours))
         return self._sound(offer, summary, is_ours)
+
+    def _if_still_there(self, offer: Offer, problem: str) -> ModelVersion | None:
+        """A version of which something is not there: None if it is gone itself."""
+        try:
+            self._source.offer(offer.name, offer.version)
+        except NoSuchVersion:
+            return None
+        return self._broken(offer, f"{problem}; upload it again, or remove the version")
 
     def _sound(self, offer: Offer, summary: Summary, is_ours: bool) -> ModelVersion:
         return ModelVersion(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers.tiny_files import model, tensors
 
 from orchestrator.aliases import move_alias, move_to, read_aliases
 from orchestrator.artifacts import upload_artifact
@@ -42,24 +43,6 @@ from orchestrator.stores.local import LocalStore
 
 Files = Mapping[str, bytes]
 _NUMBERS = count(1)
-
-
-def tensors(**shapes: tuple[int, ...]) -> bytes:
-    header, position = {}, 0
-    for name, shape in shapes.items():
-        size = 4
-        for length in shape:
-            size *= length
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [position, position + size]}
-        position += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + bytes(position)
-
-
-def model(architecture: str = "TinyForCausalLM", **more: bytes) -> dict[str, bytes]:
-    config = json.dumps({"architectures": [architecture], "model_type": "tiny"}).encode()
-    return {"config.json": config, "model.safetensors": tensors(a=(4, 3), b=(5,)), **more}
 
 
 def digest_of(files: Files) -> str:

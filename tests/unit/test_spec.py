@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path, PurePosixPath
 
 import pytest
+from pydantic import TypeAdapter
 
+from orchestrator import yamltext
 from orchestrator.errors import SpecError
+from orchestrator.registryspec import SPECS, RegistrySpec
 from orchestrator.spec import SCHEMA_FILE, json_schema, load_fleet
 from orchestrator.specparts import size_in_bytes
 
@@ -335,3 +339,23 @@ def test_the_schema_knows_every_key_of_the_fleet(make_fleet):
     schema = json.loads(json_schema())
     assert set(schema["properties"]) == set(type(make_fleet()).model_fields)
     assert schema["additionalProperties"] is False
+
+
+def test_every_registry_of_the_documentation_is_one():
+    text = (HERE.parents[2] / "docs" / "registries.md").read_text()
+    blocks = re.findall(r"```yaml\n(registries:\n.*?)```", text, re.DOTALL)
+    parsed = [yamltext.parse(block, "docs/registries.md")[0]["registries"] for block in blocks]
+    specs = [TypeAdapter(RegistrySpec).validate_python(one) for block in parsed for one in block.values()]
+    assert {spec.kind for spec in specs} == set(SPECS)
+
+
+def test_the_keys_of_each_kind_of_registry_are_its_own(fleet_text):
+    line = "zoo: {kind: directory, path: ./zoo}"
+    assert line in fleet_text
+    assert "uri" in "".join(errors_of(fleet_text.replace(line, "zoo: {kind: mlflow, ury: http://host:5000}")))
+    wrong = errors_of(fleet_text.replace(line, "zoo: {kind: s3, url: 's3://b', endpont: x}"))
+    assert any("did you mean 'endpoint'" in one for one in wrong)
+    assert any(
+        "credentials" in one
+        for one in errors_of(fleet_text.replace(line, "zoo: {kind: s3, url: 's3://k:s@b'}"))
+    )

@@ -1,0 +1,106 @@
+"""What only a registry in a bucket has to do: a listing in key order, names that are no names, versions half published."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from servers.tiny_files import model
+
+from orchestrator.errors import RegistryError
+from orchestrator.registries.opening import open_outlet, open_registry
+from orchestrator.registries.s3 import BEGUN, LISTING, store_of
+from orchestrator.registryspec import S3RegistrySpec, Select
+
+pytestmark = pytest.mark.s3
+
+
+@pytest.fixture
+def spec(moto, monkeypatch):
+    for name, value in moto.environment.items():
+        monkeypatch.setenv(name, value)
+    return S3RegistrySpec(kind="s3", url=f"s3://{moto.make_bucket()}/models", endpoint=moto.endpoint)
+
+
+@pytest.fixture
+def put(spec):
+    client, bucket, prefix = store_of(spec).place_of("")
+
+    def send(place, files):
+        for path, data in files.items():
+            client.put_object(Bucket=bucket, Key=f"{prefix}{place}/{path}", Body=data)
+
+    return send
+
+
+def scan(spec):
+    return list(open_registry("zoo", spec).scan())
+
+
+def test_order_is_natural_below_a_name_and_a_version_inside_a_version_is_none(spec, put):
+    for place in ("lm/v10", "lm/v2", "lm/v2/onnx", "lm/v1.10", "lm/v1.9", "a/b/v1", "alone"):
+        put(place, model())
+    put("lm/v2/sub", {"notes.txt": b"x"})
+    assert [found.id for found in scan(spec)] == [
+        "zoo/a/b@v1", "zoo/alone@main", "zoo/lm@v1.9", "zoo/lm@v1.10", "zoo/lm@v2", "zoo/lm@v10",
+    ]  # fmt: skip
+
+
+def test_keys_that_are_no_names_are_told_and_stop_nobody(spec, put):
+    for place in ("lm/.hidden", "x\ty/v1", "up/%2e%2e"):
+        put(place, model())
+    put("good/v1", model())
+    *bad, good = sorted(scan(spec), key=lambda one: not one.problem)
+    assert good.id == "zoo/good@v1"
+    assert len(bad) == 3
+    assert all("cannot be used" in one.problem and one.name.isprintable() for one in bad)
+
+
+def test_a_version_that_is_being_published_is_not_there_until_its_list_is(spec, put):
+    put("lm/v1", {**model(), BEGUN: b"{}"})
+    assert scan(spec) == []
+    put("lm/v1", {LISTING: b"{}"})
+    (found,) = scan(spec)
+    assert found.problem == ""
+
+
+def test_publishing_that_was_cut_off_is_done_again_whole(spec, put, tmp_path):
+    put("lm/v1-half-abc", {"config.json": b"torn", BEGUN: b"{}"})
+
+    def fill(into):
+        for path, data in model().items():
+            (into / path).write_bytes(data)
+
+    with open_outlet("out", spec).shelf("lm", make=True) as shelf:
+        assert shelf.find("v1-half-abc") is None
+        shelf.place("v1-half-abc", fill, {"source": "zoo/lm@v1"})
+        assert shelf.find("v1-half-abc") == "v1-half-abc"
+    (found,) = scan(spec)
+    assert found.problem == ""
+    listing = json.loads(store_of(spec).get(f"lm/v1-half-abc/{LISTING}"))
+    assert set(listing["files"]) == set(model())
+
+
+def test_aliases_select_versions(spec, put):
+    for version in ("v1", "v2"):
+        put(f"lm/{version}", model())
+    with open_outlet("out", spec).shelf("lm", make=False) as shelf:
+        shelf.point("champion", "v2", None)
+    (found,) = open_registry("zoo", spec.model_copy(update={"select": Select(alias="champion")})).scan()
+    assert found.version == "v2"
+
+
+@pytest.mark.parametrize("data", [b"[]", b"{", b'{"a": "../x"}', b'{"a": 7}'])
+def test_an_alias_object_that_cannot_be_trusted_is_refused(spec, put, data):
+    put("lm", {"aliases.json": data})
+    with pytest.raises(RegistryError, match=r"aliases\.json"):
+        open_outlet("out", spec).aliases("lm")
+
+
+def test_two_movers_of_two_aliases_lose_neither(spec, put):
+    put("lm/v1", model())
+    outlet = open_outlet("out", spec)
+    with outlet.shelf("lm", make=False) as one, outlet.shelf("lm", make=False) as other:
+        one.point("a", "v1", None)
+        other.point("b", "v1", None)
+    assert outlet.aliases("lm") == {"a": "v1", "b": "v1"}

@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.commands import care, explanation, nights, promotion, simulation
+from orchestrator.commands import care, clusters, explanation, nights, promotion, simulation
 from orchestrator.commands.console import (
     AsJson,
     FleetFile,
@@ -218,7 +218,7 @@ def status(
     opened = open_store(store)
     found = [runs.read_status(opened, run_id)] if run_id else runs.list_runs(opened)
     if as_json:
-        print_json(found[0] if run_id else found)
+        print_json(clusters.with_clusters(opened, found[0]) if run_id else found)
         return
     if not found:
         talk.print("no run yet", markup=False)
@@ -239,6 +239,8 @@ def status(
         more = (row.get("done_before"), counts.get("done", 0), failed, left, row.get("exit_code", ""))
         table.add_row(*(escape(str(cell)) for cell in (*cells, *more)))
     out.print(table)
+    if run_id:
+        clusters.show_clusters(opened, run_id)
 
 
 @app.command()
@@ -299,6 +301,8 @@ def schema() -> None:
     sys.stdout.write(json_schema())
 
 
+for together in (clusters.submit, clusters.join, clusters.logs, clusters.cancel):
+    app.command()(together)
 for command in (
     explanation.explain, nights.nightly, nights.morning, promotion.promote, promotion.rollback,
     promotion.history, care.doctor, care.verify, care.gc, simulation.simulate,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from orchestrator.scheduling import (
     next_wake,
     observe,
 )
+from orchestrator.sharing import Share
 from orchestrator.underway import Journal
 from orchestrator.window import StopAt
 
@@ -80,10 +82,13 @@ class Controller:
     signals: Signals = field(default_factory=Signals)
     stop: StopAt | None = None
     max_failures: int | None = None
+    share: Share | None = None
+    """This cluster's part, where several work on the plan."""
     journal: Journal = field(init=False)
 
     def __post_init__(self) -> None:
-        self.journal = Journal(self.store, self.run_id)
+        name = f"{self.run_id}/{self.share.board.owner}" if self.share else self.run_id
+        self.journal = Journal(self.store, name)
 
     def run(
         self,
@@ -95,18 +100,29 @@ class Controller:
     ) -> Progress:
         """Carries out the plan until nothing is left to start and nothing runs; the final state."""
         progress = begin(plan, pools, costs, misfits, suspects)
+        if self.share:
+            self.share.join(progress)
         while not progress.is_over:
             self.round(progress)
             self.take_in(progress, self._wait(progress))
-        self.journal.close()
+        self.close(progress)
         self._show(progress, self.backend.capacity())
         return progress
+
+    def close(self, progress: Progress) -> None:
+        """Nothing is left to start, and nothing runs."""
+        self.journal.close()
+        if self.share:
+            with suppress(StoreError, Unreachable):  # the others find out by themselves, later
+                self.share.close(progress)
 
     def round(self, progress: Progress) -> None:
         """Looks at the clock and the cluster once, and starts, cancels or stops what that leads to."""
         at = self.clock.now()
-        self._heed(progress, at)
         capacity = self.backend.capacity()
+        if self.share and (reason := self.share.look(progress, capacity, at)):
+            self.signals.drain = self.signals.drain or reason
+        self._heed(progress, at)
         orders = decide(progress, capacity, at)
         starts = [order for order in orders if isinstance(order, Start)]
         failure = self._write_down(starts, at) if starts else None

@@ -19,6 +19,7 @@ from orchestrator.ports import AttemptEnded, Connect
 from orchestrator.publication import Published, publish_passed
 from orchestrator.reportdata import ReportData
 from orchestrator.scheduling import Progress, Start, UnitState
+from orchestrator.sharing import Share
 from orchestrator.survey import Survey, write_costs
 from orchestrator.window import StopAt
 from orchestrator.worker import ShardOrder, run_shard
@@ -112,6 +113,7 @@ def execute(
     signals: Signals,
     watchers: Sequence[Watcher] = (),
     run_id: str | None = None,
+    share: Share | None = None,
 ) -> RunSummary:
     """Carries the plan out. A plan without work starts no cluster; what only needs publishing or folding still is."""
     clock = SystemClock()
@@ -122,7 +124,8 @@ def execute(
     progress: Progress | None = None
     if survey.plan.todo:
         share_data(survey.store, [unit.step.data for unit in _units_to_do(survey.plan) if unit.step.data])
-        backend = connect(survey.pools, run_shard)
+        reach = share.pools[share.cluster] if share else survey.pools
+        backend = connect({name: survey.pools[name] for name in reach}, run_shard)
         try:
             controller = Controller(
                 run_id=run_id,
@@ -134,6 +137,7 @@ def execute(
                 signals=signals,
                 stop=options.stop,
                 max_failures=options.max_failures,
+                share=share,
             )
             progress = controller.run(
                 survey.plan, survey.pools, survey.costs, survey.placement.misfits, survey.suspects

@@ -125,13 +125,21 @@ class Progress:
     """What `_preferences` has worked out."""
     stop: Stop | None = None
     slotless_since: float | None = None
+    held: set[str] = field(default_factory=set)
+    """Units that are another cluster's, or nobody's yet: they wait until they are freed, or are heard to have ended."""
+    slots_elsewhere: int = 0
+    """Of the other clusters that work on the same plan."""
+    own_pools: frozenset[str] | None = None
+    """Those in this controller's reach; None means all."""
+    prefix: str = ""
+    """Of its shards' names, so that no two controllers of a run use the same."""
 
     @property
     def is_over(self) -> bool:
         """Nothing runs, and nothing can start any more."""
         if self.running:
             return False
-        return self.stop is not None or not (self.counts[UnitState.READY] or self.delayed)
+        return self.stop is not None or not (self.counts[UnitState.READY] or self.delayed or self.held)
 
     def outlook(self, key: str) -> Outlook:
         """What the unit's next attempt is expected to take."""
@@ -143,7 +151,7 @@ class Progress:
 
     def seconds_left(self, slots: int) -> float:
         """Expected time to the end, were the slots always busy."""
-        return self.work_left / max(1, slots)
+        return self.work_left / max(1, slots + self.slots_elsewhere)
 
 
 def begin(
@@ -152,13 +160,17 @@ def begin(
     costs: Costs,
     misfits: Mapping[str, str],
     suspects: Collection[str] = (),
+    held: Collection[str] = (),
 ) -> Progress:
     """The state before anything has started; `misfits` (unit -> why) fail at once, with all that need them.
 
-    `suspects` were under way when another run ended without a word: each is tried alone, and after the others.
+    `suspects` were under way when another run ended without a word: each is tried alone, and after the others. `held` are
+    not this controller's to start until they are freed.
     """
     forecast = Forecast(pools, costs)
-    progress = Progress(plan=plan, pools=pools, forecast=forecast, readers=dependents(plan.units))
+    progress = Progress(
+        plan=plan, pools=pools, forecast=forecast, readers=dependents(plan.units), held=set(held)
+    )
     todo = set(plan.todo)
     for key in reversed(plan.todo):
         longest = max(
@@ -233,6 +245,36 @@ def drain(progress: Progress, reason: str) -> Progress:
     return progress
 
 
+def hold(progress: Progress, keys: Collection[str]) -> Progress:
+    """Leaves units to another cluster, but for those that run or have ended."""
+    for key in keys:
+        if progress.states[key] in (UnitState.WAITING, UnitState.READY):
+            progress.held.add(key)
+            _enter(progress, key, UnitState.WAITING)
+    return progress
+
+
+def free(progress: Progress, keys: Collection[str]) -> Progress:
+    """Units that were held may start here."""
+    for key in keys:
+        if key in progress.held:
+            progress.held.discard(key)
+            if progress.missing[key] == 0:
+                _make_ready(progress, key)
+    return progress
+
+
+def hear(progress: Progress, done: Collection[str], failed: Mapping[str, Failure]) -> Progress:
+    """Takes in how units ended on another cluster; what runs here as well is left to its own end."""
+    for key in done:
+        if key in progress.states:
+            _done(progress, UnitReport(key=key, status=UnitStatus.FOUND))
+    for key, failure in failed.items():
+        if progress.states.get(key) in (UnitState.WAITING, UnitState.READY):
+            _fail(progress, key, failure, UnitState.FAILED)
+    return progress
+
+
 def next_wake(progress: Progress, at: float) -> float:
     """Seconds until `decide` has something to do even if no attempt ends."""
     heads = [heap[0][0] for heap in (progress.deadlines, progress.delayed) if heap]
@@ -282,7 +324,7 @@ def _start_on(
                 costs[key] = cost
     progress.shards += 1
     shard = Shard(
-        id=f"s{progress.shards:06d}",
+        id=f"{progress.prefix}s{progress.shards:06d}",
         units=tuple(costs),
         pool=pool.name,
         predicted_seconds=sum(costs.values()),
@@ -413,7 +455,8 @@ def _failed(progress: Progress, key: str, failure: Failure, at: float, *, was_al
                 progress.alone.add(key)
             _raise(progress.memory_factors, key, decision.memory_factor)
             _raise(progress.deadline_factors, key, decision.deadline_factor)
-            if not progress.outlook(key).rooms:
+            rooms = progress.outlook(key).rooms
+            if not (rooms if progress.own_pools is None else rooms & progress.own_pools):
                 _fail(
                     progress,
                     key,
@@ -460,6 +503,8 @@ def _fail(progress: Progress, key: str, failure: Failure, state: UnitState) -> N
 
 
 def _make_ready(progress: Progress, key: str) -> None:
+    if key in progress.held:
+        return
     _enter(progress, key, UnitState.READY)
     progress.ready.add(progress.plan.units[key], progress.outlook(key).cell, progress.ranks[key])
 
@@ -470,3 +515,5 @@ def _enter(progress: Progress, key: str, state: UnitState) -> None:
         progress.counts[old] -= 1
     progress.states[key] = state
     progress.counts[state] += 1
+    if state in ENDED:
+        progress.held.discard(key)

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from orchestrator import yamltext
+from orchestrator.clusterspec import ClusterSpec
 from orchestrator.errors import SpecError
 from orchestrator.nightspec import NotifySpec, ScheduleSpec
 from orchestrator.own_metrics import KNOWN, known_metric
@@ -252,6 +253,8 @@ class Fleet(Part):
     datasets: Mapping[Name, DatasetSpec] = {}
     recipes: Annotated[Mapping[Name, RecipeSpec], Field(min_length=1)]
     pools: Annotated[Mapping[Name, PoolSpec], Field(min_length=1)] = {"local": PoolSpec(cpus=2)}
+    clusters: Mapping[Name, ClusterSpec] = {}
+    """Ray clusters that share the work; without any, a run is on one machine or at --address."""
     cache_bytes: Size = 20 * 2**30
     """The most that each node keeps of models and data."""
     schedule: ScheduleSpec | None = None
@@ -345,8 +348,9 @@ def _known_keys(path: yamltext.Path, value: Any) -> list[str]:
         "schedule": ScheduleSpec,
         "notify": NotifySpec,
         "promotion": PromotionSpec,
+        "clusters": ClusterSpec,
     }
-    named = {"registries", "datasets", "recipes", "pools", "notify"}
+    named = {"registries", "datasets", "recipes", "pools", "notify", "clusters"}
     steps = {
         "match": Match,
         "sensitivity": SensitivitySpec,
@@ -405,6 +409,17 @@ def _check_references(fleet: Fleet, lines: dict[yamltext.Path, int], name: str) 
             problems.append(
                 f"{name}:{lines.get((*at, 'publish', 'alias'), 1)}: recipes.{key}.publish.alias: {recipe.publish.alias!r} needs "
                 "approvals, and a night cannot give them; publish to another alias, such as candidate, and promote it"
+            )
+    homes: dict[str, list[str]] = {}
+    for key, cluster in fleet.clusters.items():
+        for pool in cluster.pools:
+            check(("clusters", key, "pools"), pool, fleet.pools, "pool")
+            homes.setdefault(pool, []).append(key)
+    for pool in fleet.pools if fleet.clusters else ():
+        if len(homes.get(pool, ())) != 1:
+            where = f"in {' and in '.join(homes[pool])}" if pool in homes else "in no cluster"
+            problems.append(
+                f"{name}:{lines.get(('pools', pool), 1)}: pools.{pool}: it lies {where}; each pool lies in one cluster"
             )
     if problems:
         raise SpecError("\n".join(problems))

@@ -51,15 +51,17 @@ def read_fleet(path: Path) -> tuple[Fleet, str]:
     return load_fleet(text, str(path), PurePosixPath(path.resolve().parent)), text
 
 
-def survey(fleet: Fleet, fleet_text: str, at: float, *, retry_quarantined: bool = False) -> Survey:
-    """Scans, lists what is done, and plans. Errors: StoreError, RegistryError, Unreachable, NotPermitted."""
+def survey(
+    fleet: Fleet, fleet_text: str, at: float, *, retry_quarantined: bool = False, own_run: str = ""
+) -> Survey:
+    """Scans, lists what is done, and plans; what runs in `own_run` is no suspect. Errors: StoreError, RegistryError, Unreachable, NotPermitted."""
     from orchestrator.listing import completed
 
     store = open_store(fleet.store)
     scanned = scan(fleet, store, at)
     data = find_data(fleet)
     done = completed(store)
-    left = underway.left(store)
+    left = underway.left(store, own_run=own_run)
     held = quarantine.read(store)
     plan = build_plan(fleet, scanned.catalog, done, data, held)
     if retry_quarantined and plan.quarantined:

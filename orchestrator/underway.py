@@ -71,9 +71,11 @@ class Journal:
                 self.ended.pop()
 
 
-def left(store: ObjectStore, threads: int = THREADS) -> frozenset[str]:
-    """Units that were under way when a run died, or are so in one that lives."""
-    return frozenset(unit for _, _, units in _entries(store, threads) for unit in units)
+def left(store: ObjectStore, threads: int = THREADS, own_run: str = "") -> frozenset[str]:
+    """Units that were under way when a run died, or are so in one that lives; not those of a run that others share."""
+    own = f"{PREFIX}{own_run}/" if own_run else "-"
+    found = _entries(store, threads)
+    return frozenset(unit for key, _, units in found if not key.startswith(own) for unit in units)
 
 
 def settle(store: ObjectStore, done: Collection[str], at: float) -> None:

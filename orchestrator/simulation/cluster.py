@@ -169,10 +169,12 @@ class Connection:
     attempts: dict[str, Attempt] = field(default_factory=dict)
     ended: list[AttemptEnded] = field(default_factory=list)
     is_open: bool = True
+    pools: frozenset[str] | None = None
+    """Those in its reach; None means all."""
 
     def capacity(self) -> dict[str, int]:
         """Slots of the nodes that are up."""
-        return dict(self.cluster.up)
+        return {name: up for name, up in self.cluster.up.items() if self.pools is None or name in self.pools}
 
     def submit(self, assignment: Assignment) -> None:
         """Starts an attempt as soon as there is a slot."""

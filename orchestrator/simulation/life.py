@@ -17,13 +17,17 @@ from orchestrator.placement import place, pools_of
 from orchestrator.planning import build_plan
 from orchestrator.ports import AttemptEnded
 from orchestrator.retry import POLICY
+from orchestrator.runboard import Board
 from orchestrator.scheduling import ENDED, Progress, Start, UnitState, begin, next_wake
+from orchestrator.sharing import Share
 from orchestrator.simulation.cluster import STOPPED, Connection
 from orchestrator.simulation.store import Crashed, View
 from orchestrator.worker import ShardOrder
 
 if TYPE_CHECKING:
     from orchestrator.simulation.night import Night
+
+RUN = "shared"  # the run of all clusters of a night
 
 
 @dataclass(slots=True, eq=False)
@@ -46,11 +50,19 @@ class Life:
     deaths: Counter[str] = field(default_factory=Counter)
     """How often a unit's process died when it ran alone."""
     running: set[str] = field(default_factory=set)
+    cluster: str = ""
+    """Whose part of the plan it carries out; empty for all of it."""
 
     def __post_init__(self) -> None:
         night = self.night
         self.view = night.view(self.name, lambda: not self.end)
-        self.backend = Connection(night.cluster, heard=lambda: self.act(first=False))
+        clusters = {name: spec.pools for name, spec in night.scene.fleet.clusters.items()}
+        pools = frozenset(clusters[self.cluster]) if self.cluster else None
+        self.backend = Connection(night.cluster, heard=lambda: self.act(first=False), pools=pools)
+        share = None
+        if self.cluster:
+            board = Board(self.view, RUN, self.cluster, owner=f"{self.cluster}.{self.name}", threads=1)
+            share = Share(board=board, pools=clusters)
         self.controller = Controller(
             run_id=self.name,
             store=self.view,
@@ -58,6 +70,7 @@ class Life:
             clock=night.timeline,
             payload=self._order,
             watchers=(self,),
+            share=share,
         )
 
     def act(self, *, first: bool) -> None:
@@ -85,7 +98,10 @@ class Life:
         plan = build_plan(scene.fleet, scene.catalog, done, scene.data, held)
         self.known = set(plan.done)
         pools = pools_of(scene.fleet)
-        return begin(plan, pools, Costs(), place(plan, pools, Costs()).misfits, left)
+        progress = begin(plan, pools, Costs(), place(plan, pools, Costs()).misfits, left)
+        if self.controller.share:
+            self.controller.share.join(progress)
+        return progress
 
     def _rounds(self, progress: Progress) -> None:
         more = True
@@ -96,13 +112,17 @@ class Life:
             more = bool(self.backend.ended)
         if progress.is_over:
             ended = progress.stop is not None or all(state in ENDED for state in progress.states.values())
-            self.controller.journal.close()
+            self.controller.close(progress)
             self.night.hold(ended, f"{self.name} ends, and units are left that nobody waits for")
             self.night.bury(self, "over")
             return
         self.alarms += 1
         alarm = self.alarms
-        seconds = max(SHORTEST_WAIT_SECONDS, next_wake(progress, self.night.timeline.at))
+        at = self.night.timeline.at
+        seconds = max(SHORTEST_WAIT_SECONDS, next_wake(progress, at))
+        if self.controller.share:
+            look = self.controller.share.next_look(progress, self.backend.capacity())
+            seconds = max(SHORTEST_WAIT_SECONDS, min(seconds, look - at))
         self.night.timeline.after(seconds, lambda: self._wake(alarm))
 
     def _wake(self, alarm: int) -> None:

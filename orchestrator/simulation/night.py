@@ -32,6 +32,8 @@ from orchestrator.spec import Fleet
 PAUSE_SECONDS = 600.0
 DEEPEST_PAUSE = 3  # actors that stand still within one another's pauses
 ORPHAN_SECONDS = 7200.0  # after its controller's end, an attempt's process is ended as well
+GONE = "gone with its cluster"
+NEVER = 30 * 86_400.0  # when a lost cluster's nodes come back
 MOST_EVENTS = 100_000  # a night of that many has run into a circle
 IN_MEMORY = Path(
     "/dev/shm"
@@ -57,6 +59,8 @@ class Scene:
     orphans: bool = False
     """Whether attempts outlive their controller for a while."""
     weather: Weather = field(default_factory=Script)
+    lost_clusters: Mapping[str, float] = field(default_factory=dict)
+    """When a cluster goes for good, with all its nodes and its controller. The controllers are the fleet's clusters' in turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,8 @@ class Told:
     """How often each strike and each fate came about."""
     seconds: float
     """Virtual ones."""
+    last_result_at: float
+    """Before the calm run."""
     lines: tuple[str, ...]
     """The trace, if it was asked for."""
 
@@ -102,6 +108,9 @@ class Night:
     sites: list[Site] = field(default_factory=list)
     is_calm: bool = False
     pauses: int = 0
+    last_result_at: float = 0.0
+    gone: set[str] = field(default_factory=set)
+    """Clusters that were lost."""
     trace: hashlib._Hash = field(default_factory=hashlib.sha256)
     lines: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
@@ -130,6 +139,8 @@ class Night:
                 self.timeline.after(at, functools.partial(self._live, f"c{number}", 1))
             for loss in self.scene.weather.losses:
                 self.timeline.after(loss.at, functools.partial(self._lose, loss))
+            for cluster, at in self.scene.lost_clusters.items():
+                self.timeline.after(at, functools.partial(self._lose_cluster, cluster))
             self._until_nothing_moves()
             self.is_calm = True
             for node in self.cluster.nodes:
@@ -149,6 +160,7 @@ class Night:
             left=len(completed(self.store)) - before,
             befell=dict(self.befell),
             seconds=self.timeline.at,
+            last_result_at=self.last_result_at,
             lines=tuple(self.lines),
         )
 
@@ -197,13 +209,18 @@ class Night:
                 self.cluster.stop(attempt)
         name, _, count = life.name.partition(".")
         is_last = int(count) >= self.scene.lives and not self.is_calm
-        if end != "over" and not is_last:
+        if end not in ("over", GONE) and not is_last:
             self.timeline.after(
                 self.scene.restart_seconds, functools.partial(self._live, name, int(count) + 1)
             )
 
     def _live(self, name: str, count: int) -> None:
-        life = Life(self, f"{name}.{count}")
+        clusters = list(self.scene.fleet.clusters)
+        shared = clusters and name.startswith("c") and name[1:].isdigit()
+        cluster = clusters[int(name[1:]) % len(clusters)] if shared else ""
+        if cluster in self.gone:
+            return
+        life = Life(self, f"{name}.{count}", cluster=cluster)
         self.lives.append(life)
         self.tell(f"{life.name}: begins")
         life.act(first=True)
@@ -249,6 +266,18 @@ class Night:
                     attempt, FailureClass.INFRASTRUCTURE, "its node was lost", delay=NOTICE_SECONDS
                 )
 
+    def _lose_cluster(self, cluster: str) -> None:
+        """Its nodes, its controller and all that it runs; nobody is told."""
+        self.tell(f"cluster {cluster} goes")
+        self.gone.add(cluster)
+        pools = self.scene.fleet.clusters[cluster].pools
+        for node in self.cluster.nodes:
+            if node.pool in pools:
+                self.cluster.lose(node, NEVER)
+        for life in self.lives:
+            if life.cluster == cluster and not life.end:
+                self.bury(life, GONE)
+
     def _written(self, key: str, before: bytes | None, after: bytes) -> None:
         """What readers may see: whole results of whole artifacts, which stay as they are."""
         if not key.startswith(PREFIX):
@@ -263,6 +292,8 @@ class Night:
         if unit is None or key != result_key(unit.task, unit.key):
             self.hold(False, f"{key} is nobody's result")
             return
+        if not self.is_calm:
+            self.last_result_at = self.timeline.at
         self.creators[unit.key] = (result.provenance["run_id"], result.provenance["attempt"])
         self.hold(result.content_sha256 == bodies.expected(unit), f"{key} holds other rows than it must")
         self.tell(f"result {key} {result.content_sha256[:16]}")

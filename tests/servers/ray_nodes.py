@@ -88,6 +88,8 @@ class RayNodes:
     address: str = ""
     head: Node | None = None
     nodes: list[Node] = field(default_factory=list)
+    dashboard: str = ""
+    """Where its Jobs API is to be, host:port; empty for a cluster without one."""
 
     def mend(self) -> None:
         """Starts a node for each that is missing; a new head, with new nodes, if the head is missing."""
@@ -98,7 +100,7 @@ class RayNodes:
             end(node.processes())
             self.nodes.remove(node)
         missing = self.count - len(self.nodes)
-        with ThreadPoolExecutor(self.count) as pool:
+        with ThreadPoolExecutor(max(1, self.count)) as pool:
             self.nodes += pool.map(lambda _: self._node(head=False), range(missing))
 
     def workers(self) -> list[psutil.Process]:
@@ -137,7 +139,7 @@ class RayNodes:
     def _begin(self, *, head: bool, place: Path) -> Node:
         if head:
             self.address = f"127.0.0.1:{free_port()}"
-        cpus = 0 if head else self.cpus
+        cpus = 0 if head and self.count else self.cpus
         options = {
             "--node-ip-address": "127.0.0.1",
             "--num-cpus": cpus,
@@ -146,7 +148,9 @@ class RayNodes:
         }
         if head:
             options |= {"--port": self.address.rpartition(":")[2], "--ray-client-server-port": free_port()}
-            options |= {"--include-dashboard": "false", "--dashboard-port": free_port()}
+            options |= {"--include-dashboard": "true" if self.dashboard else "false"}
+            options |= {"--dashboard-port": self.dashboard.rpartition(":")[2] or free_port()}
+            options |= {"--dashboard-agent-listen-port": free_port()} if self.dashboard else {}
         else:
             options |= {"--address": self.address}
         words = [str(word) for option in options.items() for word in option]
@@ -166,9 +170,12 @@ class RayNodes:
 
 @contextmanager
 def serve(
-    *, count: int = 2, cpus: int = 1, environment: Mapping[str, str] | None = None
+    *, count: int = 2, cpus: int = 1, environment: Mapping[str, str] | None = None, dashboard: str = ""
 ) -> Iterator[RayNodes]:
-    """A cluster with `count` nodes of `cpus` slots each beside its head; nothing is left of it afterwards."""
+    """A cluster with `count` nodes of `cpus` slots each beside its head; nothing is left of it afterwards.
+
+    Without nodes the head has the slots; with `dashboard` (127.0.0.1:port) it has a Jobs API.
+    """
     folder = Path(tempfile.mkdtemp(prefix="rn-"))  # short: it holds Unix sockets, whose paths have a limit
     settings = {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every listener on loopback
@@ -178,7 +185,7 @@ def serve(
         "RAY_task_oom_retries": "0",
         "OMP_NUM_THREADS": "1",
     }
-    cluster = RayNodes(folder, {**settings, **(environment or {})}, cpus, count)
+    cluster = RayNodes(folder, {**settings, **(environment or {})}, cpus, count, dashboard=dashboard)
     try:
         cluster.mend()
         yield cluster

@@ -123,7 +123,10 @@ def plan(
 
     seen = survey_of(fleet)
     if as_json:
-        print_json(planview.as_json(seen.plan, seen.placement, seen.pools, seen.costs))
+        from orchestrator import tonight
+
+        shown = planview.as_json(seen.plan, seen.placement, seen.pools, seen.costs)
+        print_json({**shown, "tonight": tonight.as_json(seen.tonight)})
     else:
         _show_plan(seen, units=units)
     if detailed_exitcode and len(seen.plan.todo) > len(seen.placement.misfits):
@@ -342,6 +345,8 @@ def _show_plan(seen: Survey, *, units: bool) -> None:
         talk.print(f"cannot: {plain(reason, 400)}", style="red", markup=False, highlight=False)
     for notice in planview.notices(seen.plan):
         talk.print(f"note: {plain(notice, 400)}", markup=False, highlight=False)
+    for line in seen.tonight.sentences:
+        talk.print(f"tonight: {plain(line, 600)}", style="yellow", markup=False, highlight=False)
     summary = planview.summary(seen.plan, seen.placement, seen.pools)
     if not summary["to_do"]:
         talk.print(

@@ -140,6 +140,8 @@ class Plan:
     quarantined: Mapping[str, str]
     """Units that are the model's own fault, and the reason recorded; what needs them is not planned either."""
     chains: tuple[Chain, ...]
+    bands: Mapping[str, int] = field(default_factory=dict)
+    """Unit -> band, where it matters who comes first: what is in a lower band starts before. Empty: it does not matter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,9 +26,12 @@ class Ready:
     heaps: dict[Cell, list[tuple[float, str]]] = field(default_factory=dict)
     size: int = 0
 
-    def add(self, unit: Unit, cell: Cell, rank: float) -> None:
-        """Puts a unit in. `rank` is the time from its start to the end of all that waits for it; more is more urgent."""
-        load = load_of(unit)
+    def add(self, unit: Unit, cell: Cell, rank: float, band: int = 0) -> None:
+        """Puts a unit in. `rank` is the time from its start to the end of all that waits for it; more is more urgent.
+
+        Units of different bands share no shard, so that none comes with one that is to start before it.
+        """
+        load = f"{load_of(unit)}|{band}" if band else load_of(unit)
         group = self.groups.setdefault((cell, load), {})
         if unit.key not in group:
             group[unit.key] = None

@@ -30,6 +30,8 @@ DEADLINE_PER_LIMIT = 2.0  # the limit counts from the start on a node, which the
 MIN_DEADLINE_SECONDS = MIN_LIMIT_SECONDS * DEADLINE_PER_LIMIT
 KILL_AFTER_SECONDS = 30.0  # from asking an attempt to stop until it is killed
 LAST = -1.0  # a rank below all others
+LAST_BAND = 100_000
+BAND_RANK = 1e9  # seconds: more than any chain takes, and little enough that ranks keep their milliseconds
 STARVED_SECONDS = 120.0  # without any slot anywhere, while work is waiting
 
 
@@ -148,6 +150,12 @@ class Progress:
     def work(self, key: str) -> float:
         """Seconds of the unit on its fastest pool."""
         return self.forecast.of(self.plan.units[key]).fastest
+
+    def band(self, key: str) -> int:
+        """What starts before what: the plan's order, and whatever is suspected after all others."""
+        if not self.plan.bands:
+            return 0
+        return LAST_BAND if self.ranks[key] == LAST else self.plan.bands.get(key, LAST_BAND)
 
     def seconds_left(self, slots: int) -> float:
         """Expected time to the end, were the slots always busy."""
@@ -344,14 +352,16 @@ def _start_on(
 
 
 def _best_cell(progress: Progress, pool: Pool, capacity: Mapping[str, int]) -> Cell | None:
-    """HeteroPrio: a free slot takes what this pool is comparatively best at; among equals, what most waits for.
+    """HeteroPrio: a free slot takes what this pool is comparatively best at; among equals, what most waits for. An earlier band of the
+    plan comes before all that.
 
     A slower pool takes nothing that the faster ones would finish sooner (Beaumont et al., HeteroPrio, 2016).
     """
-    best: tuple[float, float, str] | None = None
+    best: tuple[int, float, float, str] | None = None
     chosen: Cell | None = None
+    is_ordered = bool(progress.plan.bands)
     for advantage, rival, cell in _preferences(progress, pool, capacity):
-        if best is not None and advantage < best[0]:
+        if best is not None and advantage < best[1] and not is_ordered:
             break
         head = progress.ready.head(cell) if cell in progress.ready.heaps else None
         if head is None:
@@ -367,8 +377,9 @@ def _best_cell(progress: Progress, pool: Pool, capacity: Mapping[str, int]) -> C
             soon = outlook.seconds[rival] + progress.work_left / capacity[rival]
             if outlook.seconds[pool.name] > soon:
                 continue
-        if best is None or (advantage, rank, key) > best:
-            best, chosen = (advantage, rank, key), cell
+        found = (-progress.band(key), advantage, rank, key)
+        if best is None or found > best:
+            best, chosen = found, cell
     return chosen
 
 
@@ -506,7 +517,9 @@ def _make_ready(progress: Progress, key: str) -> None:
     if key in progress.held:
         return
     _enter(progress, key, UnitState.READY)
-    progress.ready.add(progress.plan.units[key], progress.outlook(key).cell, progress.ranks[key])
+    band = progress.band(key)
+    rank = progress.ranks[key] - BAND_RANK * band
+    progress.ready.add(progress.plan.units[key], progress.outlook(key).cell, rank, band)
 
 
 def _enter(progress: Progress, key: str, state: UnitState) -> None:

@@ -31,6 +31,7 @@ from orchestrator.registryspec import (
     Select,
 )
 from orchestrator.specparts import Fraction, Name, Part, Positive, Size, with_defaults
+from orchestrator.teamspec import Spend, TeamSpec
 
 SCHEMA_FILE = "fleet.schema.json"
 
@@ -263,6 +264,11 @@ class Fleet(Part):
     """Who is told of a night."""
     promotion: PromotionSpec | None = None
     """Which aliases need whose approval."""
+    teams: Mapping[Name, TeamSpec] = {}
+    """Who shares the pools, and how; work that no team claims is one of weight 1 and priority 0."""
+    spend: Spend = "longest"
+    """What comes first where the hours do not suffice: what takes longest, which ends a night soonest; or what saves most
+    parameters an hour, within each team."""
 
     @model_validator(mode="before")
     @classmethod
@@ -349,8 +355,9 @@ def _known_keys(path: yamltext.Path, value: Any) -> list[str]:
         "notify": NotifySpec,
         "promotion": PromotionSpec,
         "clusters": ClusterSpec,
+        "teams": TeamSpec,
     }
-    named = {"registries", "datasets", "recipes", "pools", "notify", "clusters"}
+    named = {"registries", "datasets", "recipes", "pools", "notify", "clusters", "teams"}
     steps = {
         "match": Match,
         "sensitivity": SensitivitySpec,

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from orchestrator import quarantine, underway
+from orchestrator import fairness, quarantine, tonight, underway
 from orchestrator.costs import Costs
 from orchestrator.datafiles import find_data
 from orchestrator.domain import Catalog, Plan, Pool
@@ -18,6 +18,7 @@ from orchestrator.ports import ObjectStore
 from orchestrator.scanning import scan
 from orchestrator.spec import Fleet, load_fleet
 from orchestrator.stores.opening import open_store
+from orchestrator.tonight import Tonight
 from orchestrator.wording import count
 
 COSTS_KEY = "catalog/costs.json"
@@ -36,8 +37,10 @@ class Survey:
     pools: Mapping[str, Pool]
     plan: Plan
     placement: Placement
-    suspects: frozenset[str] = frozenset()
+    suspects: frozenset[str]
     """Units to do that were under way when another run ended without a word, or are so in one that goes on."""
+    tonight: Tonight
+    """What the hours suffice for."""
 
 
 def read_fleet(path: Path) -> tuple[Fleet, str]:
@@ -71,6 +74,12 @@ def survey(
     costs = read_costs(store)
     pools = pools_of(fleet)
     suspects = left.intersection(plan.todo)
+    slots = sum(pool.slots for pool in pools.values())
+    is_ordered = bool(fleet.teams) or fleet.spend != "longest"
+    is_limited = tonight.hours_of(fleet) is not None
+    turns = fairness.turns(plan, pools, costs, fleet.teams, fleet.spend) if is_ordered or is_limited else ()
+    if is_ordered:
+        plan = replace(plan, bands=fairness.bands_of(plan, turns, slots))
     return Survey(
         fleet=fleet,
         fleet_text=fleet_text,
@@ -82,6 +91,7 @@ def survey(
         plan=plan,
         placement=place(plan, pools, costs),
         suspects=suspects,
+        tonight=tonight.tonight(plan, turns, slots, fleet),
     )
 
 

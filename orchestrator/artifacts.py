@@ -16,6 +16,8 @@ from orchestrator.ports import ObjectStore
 from tasks.contract import BadInput
 
 LISTING = "files.json"
+SEALS = frozenset({"model.sig", "provenance.intoto.json"})
+"""What `signing` puts beside a published version's files; it is checked by signature, not by the artifact's list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,7 @@ def differences(directory: Path, files: Mapping[str, ArtifactFile]) -> list[str]
         there = set(regular_files(directory))
     except BadInput as error:
         return [str(error)]
-    lines = [f"{shown(path)} does not belong there" for path in sorted(there - files.keys())]
+    lines = [f"{shown(path)} does not belong there" for path in sorted(there - files.keys() - SEALS)]
     lines += [f"{shown(path)} is missing" for path in sorted(files.keys() - there)]
     for path in sorted(there & files.keys()):
         if (found := _described(directory / path)) != files[path]:

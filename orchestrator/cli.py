@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -14,7 +15,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.commands import care, clusters, explanation, nights, promotion, simulation
+from orchestrator.commands import care, clusters, explanation, exporting, nights, promotion, simulation
 from orchestrator.commands.console import (
     AsJson,
     FleetFile,
@@ -26,12 +27,14 @@ from orchestrator.commands.console import (
     talk,
 )
 from orchestrator.commands.stopping import EXIT_INTERRUPTED, stoppable
+from orchestrator.credentials import masked
 from orchestrator.errors import PrunefleetError
 
 if TYPE_CHECKING:
     from orchestrator.execution import RunSummary
     from orchestrator.survey import Survey
 
+EXIT_INTERNAL = 1
 EXIT_HAS_WORK = 6
 
 app = typer.Typer(
@@ -62,7 +65,8 @@ def command_line() -> int:
     try:
         app(standalone_mode=True)
     except PrunefleetError as error:
-        talk.print(f"prunefleet: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        told = masked(f"prunefleet: {error}")
+        talk.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -70,6 +74,9 @@ def command_line() -> int:
         if isinstance(ended.code, int):
             return ended.code
         raise
+    except Exception:  # a bug: where it is, without the secrets that a message may quote
+        sys.stderr.write(masked(traceback.format_exc()))
+        return EXIT_INTERNAL
     return 0
 
 
@@ -307,7 +314,7 @@ def schema() -> None:
 for together in (clusters.submit, clusters.join, clusters.logs, clusters.cancel):
     app.command()(together)
 for command in (
-    explanation.explain, nights.nightly, nights.morning, promotion.promote, promotion.rollback,
+    explanation.explain, exporting.exporter, nights.nightly, nights.morning, promotion.promote, promotion.rollback,
     promotion.history, care.doctor, care.verify, care.gc, simulation.simulate,
 ):  # fmt: skip
     app.command()(command)

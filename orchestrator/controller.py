@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from orchestrator import quarantine
 from orchestrator.costs import Costs
+from orchestrator.credentials import masked
 from orchestrator.domain import Failure, FailureClass, Plan, Pool, Shard, Unit, UnitStatus
 from orchestrator.errors import StoreError, Unreachable
 from orchestrator.ports import Assignment, AttemptEnded, Backend, Clock, ObjectStore
@@ -140,7 +141,7 @@ class Controller:
         try:
             self.journal.begin(starts, at)
         except (StoreError, Unreachable) as error:
-            return Failure(failure_class=FailureClass.STORAGE, error=str(error))
+            return Failure(failure_class=FailureClass.STORAGE, error=masked(str(error)))
         return None
 
     def take_in(self, progress: Progress, ended: Sequence[AttemptEnded]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator import underway
 from orchestrator.controller import Controller, Signals, SystemClock, Watcher
+from orchestrator.credentials import masked
 from orchestrator.datafiles import share_data
 from orchestrator.domain import FailureClass, Judgement, Plan, Pool, Shard, Unit, UnitStatus
 from orchestrator.gains import Gains
@@ -20,6 +21,7 @@ from orchestrator.publication import Published, publish_passed
 from orchestrator.reportdata import ReportData
 from orchestrator.scheduling import Progress, Start, UnitState
 from orchestrator.sharing import Share
+from orchestrator.signing import check_key
 from orchestrator.survey import Survey, write_costs
 from orchestrator.window import StopAt
 from orchestrator.worker import ShardOrder, run_shard
@@ -116,6 +118,8 @@ def execute(
     share: Share | None = None,
 ) -> RunSummary:
     """Carries the plan out. A plan without work starts no cluster; what only needs publishing or folding still is."""
+    if any(recipe.publish for recipe in survey.fleet.recipes.values()):
+        check_key()
     clock = SystemClock()
     started_at = clock.now()
     run_id = run_id or new_run_id(started_at)
@@ -206,7 +210,7 @@ def _open_run(survey: Survey, run_id: str, at: float) -> None:
     table = pa.Table.from_pylist(rows, schema=pa.schema([(column, pa.string()) for column in columns]))
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    survey.store.put(f"runs/{run_id}/fleet.yaml", survey.fleet_text.encode())
+    survey.store.put(f"runs/{run_id}/fleet.yaml", masked(survey.fleet_text).encode())
     survey.store.put(f"runs/{run_id}/plan.parquet", buffer.getvalue())
     write_status(survey, run_id, "running", at, at, Counter({UnitState.WAITING: len(plan.todo)}), {})
 

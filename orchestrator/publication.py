@@ -87,7 +87,7 @@ def _groups(survey: Survey, done: Collection[str]) -> Iterator[_Group]:
 
 
 def _publish_group(survey: Survey, group: _Group, run_id: str, at: float, actor: str) -> list[Published]:
-    from orchestrator import aliases, publishing
+    from orchestrator import aliases, publishing, signing
     from orchestrator.registries.opening import open_outlet
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -108,6 +108,7 @@ def _publish_group(survey: Survey, group: _Group, run_id: str, at: float, actor:
         actor=actor,
         run_id=run_id,
         measured=winner.measured,
+        seal=signing.sealed(lambda: _statement(survey, chain, winner.artifact_digest, run_id, at)),
     )
     goal = survey.fleet.recipes[chain.recipe].publish
     assert goal
@@ -123,6 +124,23 @@ def _publish_group(survey: Survey, group: _Group, run_id: str, at: float, actor:
         return []
     text = f"{group.registry}/{group.model}@{publication.version} as {goal.alias}"
     return [Published(text=text, row=row)]
+
+
+def _statement(survey: Survey, chain: Chain, artifact_digest: str, run_id: str, at: float) -> dict[str, Any]:
+    from orchestrator.artifacts import artifact_files
+    from orchestrator.attestation import statement
+    from orchestrator.signing import builder_versions
+
+    files = artifact_files(survey.store, artifact_digest)
+    return statement(
+        subjects={path: file.sha256 for path, file in files.items()},
+        model=chain.model,
+        recipe=chain.recipe,
+        units=[survey.plan.units[key] for key in chain.units],
+        run_id=run_id,
+        at=at,
+        versions=builder_versions(),
+    )
 
 
 def _candidate(survey: Survey, chain: Chain) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from orchestrator.artifacts import artifact_files, differences, download_artifact
 from orchestrator.domain import Judgement, ModelVersion
@@ -79,8 +80,11 @@ def publish(
     actor: str,
     run_id: str,
     measured: Mapping[str, str] | None = None,
+    seal: Callable[[Path], None] | None = None,
 ) -> Publication:
     """Makes an artifact a version of its model in the registry; nothing happens if it is one already.
+
+    `seal` adds to a directory what is to stand beside the artifact's files: provenance and signature.
 
     Errors: Damaged, if the artifact or the version that is there is not what it should be; RegistryError; NotFound.
     """
@@ -98,11 +102,15 @@ def publish(
         "actor": actor,
         **{f"measured.{name}": value for name, value in (measured or {}).items()},
     }
+
+    def fill(into: Path) -> None:
+        download_artifact(store, artifact_digest, into)
+        if seal:
+            seal(into)
+
     with outlet.shelf(model.name, make=True) as shelf:
         there = shelf.find(label)
-        version = there or shelf.place(
-            label, lambda into: download_artifact(store, artifact_digest, into), lineage
-        )
+        version = there or shelf.place(label, fill, lineage)
         if there:
             with outlet.opened(model.name, there) as directory:
                 lines = differences(directory, files)

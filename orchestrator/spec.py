@@ -23,6 +23,7 @@ from orchestrator.nightspec import NotifySpec, ScheduleSpec
 from orchestrator.own_metrics import KNOWN, known_metric
 from orchestrator.promotionspec import PromotionSpec, SignerSpec
 from orchestrator.prunespec import BudgetSpec, CutSpec, DistillSpec, PruneSpec, QualitySpec, RecoverSpec
+from orchestrator.redaction import redacted
 from orchestrator.registryspec import (
     SPECS,
     DirectoryRegistrySpec,
@@ -50,7 +51,7 @@ class StoreSpec(Part):
     @model_validator(mode="after")
     def _no_credentials(self) -> StoreSpec:
         for value in (self.url, self.endpoint or ""):
-            if "@" in value.split("://", 1)[-1].split("/", 1)[0]:
+            if "://" in value and "@" in value:
                 raise ValueError("credentials do not stand in this file; they come from the environment")
         return self
 
@@ -325,7 +326,7 @@ def _explain(item: dict[str, Any], value: Any, lines: dict[yamltext.Path, int], 
     message = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
     shown = (
-        f" (it is {given!r})"
+        f" (it is {redacted(repr(given), ())})"
         if isinstance(given, str | int | float | bool) and item["type"] != "missing"
         else ""
     )

@@ -23,6 +23,7 @@ from orchestrator.names import is_sha256, problem_of_part, problem_of_path
 from orchestrator.ports import ObjectStore, Outlet, Stat
 from orchestrator.registries.opening import open_outlet
 from orchestrator.schemas import RESULT_TABLES
+from orchestrator.signing import problem_of_seal, verifying_key
 from orchestrator.spec import Fleet
 
 THREADS = 8
@@ -249,6 +250,7 @@ def _check_published(
     """Every version that an alias was moved to, against its artifact; one that is gone matters if its alias is still there."""
     latest = {(row["registry"], row["model"], row["alias"]): row for row in moves}
     versions = {(row["registry"], row["model"], row["published_version"]): row for row in moves}
+    key = verifying_key()
     current = {(row["registry"], row["model"], row["published_version"]) for row in latest.values()}
     for place, row in versions.items():
         spec = fleet.registries.get(row["registry"])
@@ -256,7 +258,7 @@ def _check_published(
             continue
         _count(done, "published", 0)
         problem = _published_problem(
-            store, open_outlet(row["registry"], spec), row, is_current=place in current
+            store, open_outlet(row["registry"], spec), row, key, is_current=place in current
         )
         if problem:
             subject = f"{row['registry']}/{row['model']}@{row['published_version']}"
@@ -266,7 +268,7 @@ def _check_published(
 
 
 def _published_problem(
-    store: ObjectStore, outlet: Outlet, row: Mapping[str, Any], *, is_current: bool
+    store: ObjectStore, outlet: Outlet, row: Mapping[str, Any], key: Path | None, *, is_current: bool
 ) -> str:
     model, version = str(row["model"]), str(row["published_version"])
     if why := problem_of_path(model) or problem_of_part(version):
@@ -278,6 +280,9 @@ def _published_problem(
     try:
         with outlet.opened(model, version) as directory:
             lines = differences(directory, files)
+            if key is not None and not lines:
+                seal = problem_of_seal(directory, key, {path: file.sha256 for path, file in files.items()})
+                lines = [seal] if seal else []
     except NoSuchVersion:
         return "it is gone, and an alias was moved to it last" if is_current else ""
     except (OSError, RegistryError) as error:

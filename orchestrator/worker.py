@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator import errors
+from orchestrator.credentials import masked
 from orchestrator.domain import (
     DataRef,
     Failure,
@@ -371,7 +372,11 @@ def _provenance(order: ShardOrder, unit: Unit, started: float, used: Mapping[str
 
 
 def _finding_row(finding: Finding) -> dict[str, str]:
-    return {"kind": finding.kind, "subject": finding.subject, "message": finding.message}
+    return {
+        "kind": finding.kind,
+        "subject": finding.subject,
+        "message": masked(finding.message),
+    }
 
 
 def classify(error: BaseException) -> Failure:
@@ -398,7 +403,8 @@ def classify(error: BaseException) -> Failure:
         if isinstance(error, BadInput | errors.PrunefleetError)
         else f"{type(error).__name__}: {error}"
     )
-    return Failure(failure_class=kind, error=text[:4000], file=where[0], line=where[1])
+    told = masked(text)[:4000]
+    return Failure(failure_class=kind, error=told, file=where[0], line=where[1])
 
 
 def _where(error: BaseException) -> tuple[str, int]:

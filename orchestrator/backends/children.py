@@ -13,6 +13,7 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from orchestrator.credentials import masked
 from orchestrator.domain import Failure, FailureClass, UnitReport
 
 Body = Callable[[Any], tuple[UnitReport, ...]]
@@ -59,7 +60,8 @@ def _run(body: Body, payload: Any, pipe: Connection) -> None:
     try:
         answer: Answer = body(payload)
     except Exception as error:  # the body's own fault, not a unit's; the parent hears of it
-        answer = Failure(failure_class=FailureClass.INTERNAL, error=f"{type(error).__name__}: {error}")
+        told = masked(f"{type(error).__name__}: {error}")
+        answer = Failure(failure_class=FailureClass.INTERNAL, error=told)
     with suppress(BrokenPipeError):  # nobody listens any more
         pipe.send(answer)
         pipe.close()

@@ -34,6 +34,7 @@ from ray import exceptions as ray_errors
 from orchestrator import addresses
 from orchestrator.backends.children import Answer, Body, run_apart
 from orchestrator.backends.lookout import Lookout
+from orchestrator.credentials import masked
 from orchestrator.domain import Failure, FailureClass, Pool
 from orchestrator.errors import NotPermitted, Unreachable, UsageError
 from orchestrator.labels import satisfies
@@ -342,7 +343,7 @@ def _first_line(error: BaseException) -> str:
 def _words(error: ray_errors.RayError) -> str:
     """The cause's own words where there is one: Ray's text is a page of its own frames."""
     cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {_first_line(cause)}"[:1000]
+    return masked(f"{type(cause).__name__}: {_first_line(cause)}")[:1000]
 
 
 def _remote(body: Body) -> Any:

@@ -6,8 +6,8 @@ STAMP := $(VENV)/.installed
 UV_SETTINGS := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)")
 # Where Python is told not to keep bytecode, every process would compile torch and transformers anew.
 COMPILE := $(if $(PYTHONDONTWRITEBYTECODE),env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true)
-DEBIAN_PACKAGES := radosgw ceph-mon ceph-osd prometheus prometheus-alertmanager chromium
-DEBIAN_COMMANDS := radosgw ceph-mon ceph-osd prometheus amtool chromium
+DEBIAN_PACKAGES := radosgw ceph-mon ceph-osd prometheus prometheus-alertmanager chromium docker-compose
+DEBIAN_COMMANDS := radosgw ceph-mon ceph-osd prometheus amtool chromium docker-compose
 DEMO := demo
 
 .PHONY: demo test check soak bench docs clean install system mlflow

@@ -27,6 +27,7 @@ from orchestrator.commands.console import (
     talk,
 )
 from orchestrator.commands.stopping import EXIT_INTERRUPTED, stoppable
+from orchestrator.commands.watching import MetricsPort, observed
 from orchestrator.credentials import masked
 from orchestrator.errors import PrunefleetError
 
@@ -148,12 +149,7 @@ def run(
         typer.Option(help="A running Ray cluster: auto or host:port. Default: one on this machine."),
     ] = None,
     backend: Annotated[str, typer.Option(help="ray, or local for child processes without Ray.")] = "ray",
-    metrics_port: Annotated[
-        int | None,
-        typer.Option(
-            help="Serve Prometheus metrics on this loopback port while running; 0 takes a free one."
-        ),
-    ] = None,
+    metrics_port: MetricsPort = None,
     budget_hours: Annotated[
         float | None,
         typer.Option(min=0.0, help="Start nothing more after so many hours; the rest is carried over."),
@@ -178,8 +174,6 @@ def run(
     from orchestrator.api import default_cache
     from orchestrator.backends.opening import choose_backend
     from orchestrator.execution import RunOptions, execute, new_run_id
-    from orchestrator.release import release
-    from orchestrator.run_metrics import RunMetrics
     from orchestrator.terminal import LiveView
     from orchestrator.window import first_stop, parse_window
 
@@ -189,12 +183,6 @@ def run(
     if not quiet and not as_json:
         _show_plan(seen, units=False)
     run_id = new_run_id(time.time())
-    metrics = RunMetrics(seen.pools, seen.costs)
-    metrics.named(seen.fleet.name, run_id, release())
-    metrics.planned(seen.plan, seen.placement, time.time())
-    if metrics_port is not None:
-        port = metrics.serve(metrics_port)
-        talk.print(f"metrics: http://127.0.0.1:{port}/metrics", markup=False, highlight=False)
     options = RunOptions(
         cache_root=str(cache or default_cache()),
         stop=first_stop(hours, budget_hours, time.time()),
@@ -203,10 +191,11 @@ def run(
     )
     with (
         stoppable() as signals,
+        observed(seen, run_id, metrics_port) as metrics,
         LiveView(talk, seen.pools, len(seen.plan.todo), quiet=quiet or as_json) as view,
     ):
         summary = execute(seen, connect, options, signals, watchers=(view, metrics), run_id=run_id)
-    metrics.closed(summary.exit_code, time.time())
+        metrics.closed(summary.exit_code, time.time())
     if as_json:
         print_json(_summary_json(seen, summary))
     else:

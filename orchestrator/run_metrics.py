@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -51,10 +52,16 @@ class RunMetrics:
         for finding in (*FINDING_KINDS, "other"):
             of["findings"].labels(finding)
 
-    def serve(self, port: int, address: str = "127.0.0.1") -> int:
-        """Serves /metrics until the process ends; the port, also when 0 asked for a free one."""
-        server, _ = start_http_server(port, addr=address, registry=self.registry)
-        return int(server.server_port)
+    @contextmanager
+    def served(self, port: int, address: str = "127.0.0.1") -> Iterator[int]:
+        """Serves /metrics within the block; the port, also when 0 asked for a free one. Errors: OSError, if it is taken."""
+        server, thread = start_http_server(port, addr=address, registry=self.registry)
+        try:
+            yield int(server.server_port)
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
 
     def named(self, fleet: str, run_id: str, version: str) -> None:
         """Whose run it is."""

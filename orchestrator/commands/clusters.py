@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.commands.console import AsJson, FleetFile, StoreOption, open_store, out, print_json, say
+from orchestrator.commands.watching import MetricsPort, observed
 from orchestrator.errors import PrunefleetError, Unreachable, UsageError
 from orchestrator.ports import ObjectStore
 
@@ -188,6 +189,7 @@ def join(
     cache: Annotated[
         Path | None, typer.Option(help="Where this cluster's nodes cache models and data.")
     ] = None,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Carry out one cluster's part of a submitted run: what the job that `submit` starts does there."""
     from orchestrator import submission
@@ -217,8 +219,9 @@ def join(
     say(
         f"{board.owner}: {len(seen.plan.todo)} units to do in run {run_id}, shared between {', '.join(fleet.clusters)}"
     )
-    with stoppable() as signals:
-        summary = execute(seen, connect, options, signals, run_id=run_id, share=share)
+    with stoppable() as signals, observed(seen, run_id, metrics_port) as metrics:
+        summary = execute(seen, connect, options, signals, (metrics,), run_id, share)
+        metrics.closed(summary.exit_code, time.time())
     say(f"{board.owner}: {summary.outcome}; {summary.stop_reason}".rstrip("; "))
     raise typer.Exit(summary.exit_code)
 

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ import typer
 
 from orchestrator.commands.console import AsJson, FleetFile, print_json, say
 from orchestrator.commands.stopping import stoppable
+from orchestrator.commands.watching import MetricsPort, observed
 from orchestrator.errors import PrunefleetError, UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def nightly(
     cache: Annotated[
         Path | None, typer.Option(help="Where this machine's nodes cache models and data.")
     ] = None,
+    metrics_port: MetricsPort = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the fleet's night once per slot of its schedule, whoever calls this however often; write the morning report.
@@ -49,11 +52,10 @@ def nightly(
     if a slot has begun whose night is not over. Exit codes are those of `run`; 0 if there is nothing to do.
     """
     code = 0
+    way = _Way(address=address, backend=backend, cache=cache, metrics_port=metrics_port)
     with stoppable() as signals:
         while True:
-            code, is_open = _once(
-                fleet, signals, trigger, address, backend, cache, as_json=as_json, resident=resident
-            )
+            code, is_open = _once(fleet, signals, trigger, way, as_json=as_json, resident=resident)
             if not resident or signals.drain:
                 break
             _wait(fleet, signals, RETRY_SECONDS if is_open else math.inf)
@@ -94,22 +96,24 @@ def morning(
         sys.stdout.write(page.decode())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """How a night's run is carried out."""
+
+    address: str | None
+    backend: str
+    cache: Path | None
+    metrics_port: int | None
+
+
 def _once(
-    path: Path,
-    signals: Signals,
-    trigger: str,
-    address: str | None,
-    backend: str,
-    cache: Path | None,
-    *,
-    as_json: bool,
-    resident: bool,
+    path: Path, signals: Signals, trigger: str, way: _Way, *, as_json: bool, resident: bool
 ) -> tuple[int, bool]:
     """One trigger; the exit code, and whether its slot is still open. A resident outlives what one night cannot do."""
     from orchestrator.api import open_fleet
     from orchestrator.controller import SystemClock
     from orchestrator.due import Duty
-    from orchestrator.execution import RunOptions, execute
+    from orchestrator.execution import RunOptions, execute, new_run_id
     from orchestrator.nightly import Watch
     from orchestrator.nightly import nightly as keep
     from orchestrator.placement import pools_of
@@ -119,11 +123,19 @@ def _once(
         from orchestrator.backends.opening import choose_backend
 
         options = RunOptions(
-            cache_root=str(cache or default_cache()),
+            cache_root=str(way.cache or default_cache()),
             stop=stop,
             actor=os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown",
         )
-        return execute(opened.plan(), choose_backend(backend, address), options, signals)
+        connect, seen, run_id = (
+            choose_backend(way.backend, way.address),
+            opened.plan(),
+            new_run_id(time.time()),
+        )
+        with observed(seen, run_id, way.metrics_port) as metrics:
+            summary = execute(seen, connect, options, signals, (metrics,), run_id)
+            metrics.closed(summary.exit_code, time.time())
+        return summary
 
     try:
         opened = open_fleet(path)

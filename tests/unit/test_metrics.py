@@ -175,7 +175,18 @@ def test_finding_kinds_are_a_closed_sorted_set():
     assert list(FINDING_KINDS) == sorted(set(FINDING_KINDS))
 
 
-def test_the_endpoint_listens_on_loopback_and_answers(metrics):
-    port = metrics.serve(0)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+def test_the_endpoint_listens_on_loopback_and_answers_until_the_run_ends(metrics):
+    with (
+        metrics.served(0) as port,
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer,
+    ):
         assert b"prunefleet_units" in answer.read()
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
+
+
+def test_the_port_is_free_again_for_the_next_night(metrics):
+    with metrics.served(0) as port, pytest.raises(OSError, match="in use"), metrics.served(port):
+        pass
+    with metrics.served(port) as again:
+        assert again == port

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,6 +34,10 @@ def examine(fleet: Fleet, effort: Effort, address: str | None) -> Iterator[Check
         memory = open_store(fleet.store) if answers else LocalStore(Path(nothing_known))
         yield from check_registries(fleet, memory, time.time())
     yield from check_datasets(fleet)
+    if fleet.clusters:
+        from orchestrator.probes.doors import check_doors
+
+        yield from check_doors(fleet, os.environ)
     if address is not None:
         from orchestrator.probes.clusters import check_cluster
 

@@ -100,9 +100,13 @@ def options(
 
 @app.command()
 def init(
-    registry: Annotated[Path, typer.Argument(help="A directory of models: NAME/VERSION/config.json.")] = Path(
-        "models"
-    ),
+    registry: Annotated[
+        str,
+        typer.Argument(
+            metavar="REGISTRY",
+            help="A directory of NAME/VERSION/config.json, s3://bucket/prefix, http(s)://server of MLflow, or hf://owner[/name].",
+        ),
+    ] = "models",
     to: Annotated[Path, typer.Option("--to", help="Where to write.")] = Path("fleet.yaml"),
 ) -> None:
     """Write a commented, working fleet.yaml for a registry."""

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
+from itertools import islice
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from orchestrator.errors import UsageError
 from orchestrator.registries.opening import open_registry
-from orchestrator.registryspec import DirectoryRegistrySpec
+from orchestrator.registryspec import (
+    DirectoryRegistrySpec,
+    HuggingFaceRegistrySpec,
+    MlflowRegistrySpec,
+    RegistrySpec,
+    S3RegistrySpec,
+)
 from orchestrator.wording import plain
 
 _TEXT = """\
@@ -17,7 +27,7 @@ version: 1
 name: {name}
 store: ./prunefleet-store            # or s3://bucket/prefix; credentials come from the environment
 registries:
-  models: {{kind: directory, path: {path}}}
+  models: {registry}
 {found}
 # Data makes more possible: calibrated criteria, sensitivity analysis, quality gates. One file a dataset, for example
 # JSON lines with the keys text, split and topic:
@@ -40,32 +50,91 @@ pools:
 """
 
 
-def starter_fleet(registry: Path, to: Path) -> str:
-    """The text of a fleet file, written to `to`, for the models under `registry`.
+MOST_LOOKED_AT = 500
+"""Versions; a first look at a registry of a hundred thousand is not for counting them."""
 
-    Errors: UsageError where there is no such directory or nothing in it can be compressed.
+
+def registry_at(place: str) -> RegistrySpec:
+    """The registry that a place means: a directory, s3://bucket/prefix, http(s)://server of MLflow, hf://owner[/name].
+
+    A directory of `models--owner--name` is a Hugging Face cache. Errors: UsageError.
     """
-    root = registry.resolve()
-    if not root.is_dir():
-        raise UsageError(
-            f"{registry} is no directory; give the directory that holds NAME/VERSION/config.json"
-        )
-    versions = list(open_registry("models", DirectoryRegistrySpec(kind="directory", path=str(root))).scan())
+    scheme, mark, rest = place.partition("://")
+    try:
+        match scheme if mark else "":
+            case "s3":
+                return S3RegistrySpec(kind="s3", url=place)
+            case "http" | "https":
+                return MlflowRegistrySpec(kind="mlflow", uri=place)
+            case "hf" if "/" in rest:
+                return HuggingFaceRegistrySpec(kind="huggingface", repositories=(rest,))
+            case "hf":
+                return HuggingFaceRegistrySpec(kind="huggingface", owner=rest)
+            case "":
+                return _directory_at(Path(place).resolve(), place)
+    except ValidationError as error:
+        told = "; ".join(str(one["msg"]).removeprefix("Value error, ") for one in error.errors())
+        raise UsageError(f"{_without_secrets(place)}: {told}") from None
+    raise UsageError(
+        f"{_without_secrets(place)} is no registry; give a directory, s3://bucket/prefix, http(s)://server of MLflow, or hf://owner[/name]"
+    )
+
+
+def starter_fleet(place: str, to: Path) -> str:
+    """The text of a fleet file, written to `to`, for the models of a registry.
+
+    Errors: UsageError where there is no such registry or nothing in it can be compressed; those of the registry.
+    """
+    spec = registry_at(place)
+    versions = list(islice(open_registry("models", spec).scan(), MOST_LOOKED_AT))
     sound = [version for version in versions if not version.problem]
     if not sound:
         broken = f"; {len(versions)} are broken, the first: {versions[0].problem}" if versions else ""
-        raise UsageError(f"{registry} holds no sound model version in Hugging Face layout{broken}")
+        raise UsageError(f"{plain(place)} holds no sound model version in Hugging Face layout{broken}")
     kinds = Counter(version.architecture for version in sound)
-    found = "".join(f"  #   {count} of {plain(kind, 80)}\n" for kind, count in sorted(kinds.items()))
-    path = os.path.relpath(root, to.resolve().parent)
+    lines = "".join(f"  #   {count} of {plain(kind, 80)}\n" for kind, count in sorted(kinds.items()))
+    more = " at least" if len(versions) == MOST_LOOKED_AT else ""
     return _TEXT.format(
-        name="".join(c if c.isascii() and c.isalnum() else "-" for c in root.name).strip("-") or "fleet",
-        path=_quoted(path if path.startswith(".") else f"./{path}"),
-        found=f"  # {len(sound)} model versions were found:\n{found}".rstrip(),
+        name=_name_of(place),
+        registry=_written(spec, to),
+        found=f"  #{more} {len(sound)} model versions were found:\n{lines}".rstrip(),
         cpus=os.cpu_count() or 1,
     )
 
 
-def _quoted(path: str) -> str:
-    escaped = path.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+def _without_secrets(place: str) -> str:
+    """What may be repeated of a place: of one with a user or a query, only what it begins with."""
+    scheme, mark, rest = place.partition("://")
+    return f"{plain(scheme, 40)}://…" if mark and ("@" in rest or "?" in rest) else plain(place)
+
+
+def _directory_at(root: Path, place: str) -> RegistrySpec:
+    if not root.is_dir():
+        raise UsageError(
+            f"{plain(place)} is no directory; give the directory that holds NAME/VERSION/config.json"
+        )
+    if next(root.glob("models--*/snapshots"), None):
+        return HuggingFaceRegistrySpec(kind="huggingface", cache=str(root))
+    return DirectoryRegistrySpec(kind="directory", path=str(root))
+
+
+def _written(spec: RegistrySpec, to: Path) -> str:
+    """The registry as one line of YAML; places on this machine are told from the fleet file on."""
+    told = spec.model_dump(exclude_defaults=True)
+    for key in ("path", "cache"):
+        if key in told:
+            path = os.path.relpath(told[key], to.resolve().parent)
+            told[key] = path if path.startswith(".") else f"./{path}"
+    inner = ", ".join(
+        f"{key}: {value if key == 'kind' else json.dumps(value)}" for key, value in told.items()
+    )
+    return f"{{{inner}}}"
+
+
+def _name_of(place: str) -> str:
+    """A name for the fleet, from the last part of a place."""
+    if "://" in place:
+        last = place.rstrip("/").rpartition("/")[2].partition(":")[0]
+    else:
+        last = Path(place).resolve().name
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in last).strip("-")[:64] or "fleet"

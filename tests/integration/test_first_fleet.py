@@ -23,7 +23,6 @@ from orchestrator.spec import load_fleet
 from orchestrator.starter import MOST_LOOKED_AT, registry_at, starter_fleet
 from orchestrator.survey import read_fleet, survey
 
-
 COMMAND = Path(sys.executable).parent / "prunefleet"
 
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment
 
 from orchestrator import wording
 from orchestrator.morning import TITLES, Kind, Morning
+from orchestrator.pages import style, templates
 from orchestrator.reportcases import STATUSES
 
 MOST_ITEMS = 50
 """Of each kind of change; the JSON holds all."""
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _CHIPS = {Kind.BLOCKED: "block", Kind.FAILED: "failed", Kind.IMPOSSIBLE: "impossible",
           Kind.INCONCLUSIVE: "inconclusive", Kind.MISSED: "failed", Kind.MOVED: "measured", Kind.PASSED: "pass",
           Kind.MENDED: "done", Kind.NEW: "waiting", Kind.GONE: "done"}  # fmt: skip
@@ -36,12 +32,11 @@ def pages(morning: Morning) -> dict[str, str]:
 
 def render_html(morning: Morning) -> str:
     """One page without scripts or outside resources; foreign text in it is inert."""
-    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    sheet, digest = style()
     return (
         _environment()
         .get_template("morning.html.j2")
-        .render(**_values(morning), style=Markup(style), style_hash=digest)
+        .render(**_values(morning), style=sheet, style_hash=digest)
     )
 
 
@@ -57,26 +52,12 @@ def _values(morning: Morning) -> dict[str, object]:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "plain": wording.plain,
-        "code": wording.code,
-        "duration": wording.duration,
-        "moment": _moment,
-    }
+    environment = templates()
+    environment.filters["moment"] = _moment
     environment.globals |= {
-        "count": wording.count,
         "STATUSES": STATUSES,
         "CHIPS": _CHIPS,
         "MOST_ITEMS": MOST_ITEMS,
-        "NAME": wording.NAME_LENGTH,
     }
     return environment
 

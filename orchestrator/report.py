@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from orchestrator import wording
 from orchestrator.charts import share_bar
+from orchestrator.pages import style, templates
 from orchestrator.reportcases import STATUSES, Case, cases_of, worsening
 from orchestrator.reportdata import ReportData
 from orchestrator.reportdrawings import (
@@ -43,8 +41,6 @@ MOST_REFUSED = 50
 MOST_ROWS = 100  # of the table before it is folded
 MOST_LINES = 20  # of a list in the summary
 
-_TEMPLATES = Path(__file__).parent / "templates"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
@@ -64,7 +60,7 @@ def render_html(data: ReportData) -> str:
     sections = _sections(cases)
     anchors = {case.index: section.anchor for section in sections for case in section.cases}
     shapes = {recipe: index for index, recipe in enumerate(sorted({case.recipe for case in cases}))}
-    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    sheet, digest = style()
     return (
         _environment()
         .get_template("report.html.j2")
@@ -87,8 +83,8 @@ def render_html(data: ReportData) -> str:
             pools=pool_times(data),
             timeline=timeline(data.units, data.run.get("started_at"), data.run.get("finished_at")),
             tasks=task_keys(),
-            style=Markup(style),
-            style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+            style=sheet,
+            style_hash=digest,
         )
     )
 
@@ -114,32 +110,18 @@ def render_markdown(data: ReportData) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates()
     environment.filters |= {
-        "plain": wording.plain,
-        "code": wording.code,
         "number": wording.number,
         "percent": wording.percent,
         "change": wording.change,
         "size": wording.size,
-        "duration": wording.duration,
-        "moment": wording.moment,
     }
     environment.globals |= {
-        "count": wording.count,
         "worsening": worsening,
         "STATUSES": STATUSES,
         "ADVICE": ADVICE,
         "MEASURES": MEASURES,
-        "MISSING": wording.MISSING,
-        "NAME": wording.NAME_LENGTH,
         "TITLE": wording.TITLE_LENGTH,
         "MOST_REFUSED": MOST_REFUSED,
         "MOST_ROWS": MOST_ROWS,

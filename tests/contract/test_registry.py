@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from servers.tiny_files import model, tensors
 
 from orchestrator.domain import ModelVersion
 from orchestrator.errors import ModelChanged, RegistryError
@@ -63,25 +64,6 @@ def place(request, tmp_path):
 def into(tmp_path):
     (tmp_path / "into").mkdir()
     return tmp_path / "into"
-
-
-def tensors(**shapes: tuple[int, ...]) -> bytes:
-    """A safetensors file of float32 zeros."""
-    header, position = {}, 0
-    for name, shape in shapes.items():
-        size = 4
-        for length in shape:
-            size *= length
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [position, position + size]}
-        position += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + bytes(position)
-
-
-def model(architecture: str = "TinyForCausalLM", **more: bytes) -> dict[str, bytes]:
-    config = json.dumps({"architectures": [architecture], "model_type": "tiny"}).encode()
-    return {"config.json": config, "model.safetensors": tensors(a=(4, 3), b=(5,)), **more}
 
 
 def digest_of(files: Files) -> str:

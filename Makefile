@@ -10,7 +10,7 @@ DEBIAN_PACKAGES := radosgw ceph-mon ceph-osd prometheus prometheus-alertmanager 
 DEBIAN_COMMANDS := radosgw ceph-mon ceph-osd prometheus amtool chromium docker-compose
 DEMO := demo
 
-.PHONY: demo test check soak bench docs clean install system mlflow
+.PHONY: demo test check soak bench dashboards docs clean install system mlflow
 
 install: $(STAMP)
 
@@ -55,6 +55,9 @@ soak: $(STAMP) system
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s --timeout 1800
+
+dashboards: $(STAMP)
+	$(BIN)/python dashboards/generate.py
 
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

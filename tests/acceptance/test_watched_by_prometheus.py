@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -58,9 +59,9 @@ class Prometheus:
     def __init__(self, port):
         self.port = port
 
-    def ask(self, query):
+    def ask(self, query, at=None):
         """The series that a query gives, as (labels, value); none while the server is not there."""
-        text = urllib.parse.urlencode({"query": query})
+        text = urllib.parse.urlencode({"query": query, **({"time": at} if at else {})})
         try:
             with urllib.request.urlopen(
                 f"http://127.0.0.1:{self.port}/api/v1/query?{text}", timeout=10
@@ -140,3 +141,27 @@ def test_every_recording_has_been_evaluated_without_an_error_and_no_alert_fires(
         rule["name"]: rule.get("lastError") for rule in rules if rule["health"] not in ("ok", "unknown")
     } == {}
     assert prometheus.ask('ALERTS{alertstate="firing"}') == []
+
+
+def panels():
+    """(dashboard, title, query) of each panel that asks for metrics of ours."""
+    for path in sorted((RULES.parent / "grafana").glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            [target] = panel["targets"]
+            if "prunefleet_" in target["expr"]:
+                yield path.stem, panel["title"], target["expr"]
+
+
+WITHOUT_LATENCY = ("Measured speed over dense",)
+"""The small fleet times nothing."""
+
+
+def test_every_panel_has_something_to_show_of_a_real_run(watched):
+    _, prometheus, _ = watched
+    lived = prometheus.value("max_over_time(timestamp(prunefleet_run_info)[10m:1s])")
+    empty = []
+    for board, title, query in panels():
+        asked = re.sub(r"\$(fleet|recipe|pool)\b", ".*", query).replace("$__rate_interval", "1m")
+        if not prometheus.ask(asked, at=lived) and not prometheus.ask(asked):
+            empty.append((board, title, asked))
+    assert [one for one in empty if one[1] not in WITHOUT_LATENCY] == []

@@ -269,7 +269,7 @@ NODES = Board(
             "Above 95 %, Ray kills workers: units are then tried with more memory.",
         ),
         lines("GPU", "avg by (instance) (ray_node_gpus_utilization)", "percent", "{{instance}}", "Low on busy slots: units wait for data or for the CPU."),
-        lines("GPU memory", "sum by (instance) (ray_node_gram_used)", "decmbytes", "{{instance}}", "Used on all GPUs of a node."),
+        lines("GPU memory", "sum by (instance) (ray_node_gram_used)", "mbytes", "{{instance}}", "Used on all GPUs of a node."),
         lines("Disk", "max by (instance) (ray_node_disk_utilization_percentage)", "percent", "{{instance}}", "The node cache keeps to `cache_bytes`; the rest is others'."),
         lines("Network", f"sum by (instance) (rate(ray_node_network_received[{RATE}]))", "Bps", "{{instance}}", "Models on their way to the node cache."),
         lines("Units that work", 'sum(prunefleet_units{state="running"})', "short", "", "Ours, to hold the above against."),

@@ -67,10 +67,6 @@ class MlflowSource:
         """Downloads one file."""
         self._server.download(file.place, into, file.bytes)
 
-    def head(self, offer: Offer, path: str, count: int) -> bytes:
-        """Not asked for: MLflow lists no SHA-256."""
-        raise NotImplementedError
-
     def all_files(self, offer: Offer, into: Path) -> None:
         """Every file of a version, however deep."""
         place = self._place(offer)

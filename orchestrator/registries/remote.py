@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from orchestrator.domain import ModelVersion
 from orchestrator.durable import sha256_of
@@ -84,8 +84,13 @@ class Source(Protocol):
     def read(self, offer: Offer, path: str, file: RemoteFile, into: Path) -> None:
         """Writes a whole file into a new one, never more than was listed. Errors: NoSuchVersion."""
 
+
+@runtime_checkable
+class HashedSource(Source, Protocol):
+    """A Source that lists its files' SHA-256: their beginning is all that a look at them has to read."""
+
     def head(self, offer: Offer, path: str, count: int) -> bytes:
-        """The first bytes of a file; asked only of files whose SHA-256 the source lists. Errors: NoSuchVersion."""
+        """The first bytes of a file. Errors: NoSuchVersion."""
 
 
 class RemoteRegistry:
@@ -235,7 +240,7 @@ def _read_model(source: Source, offer: Offer, into: Path, *, is_whole: bool) -> 
             _read(source, offer, path, files[path], into)
     named = _named_weights(files, into)
     for path in sorted(named):
-        if not is_whole and files[path].sha256:
+        if not is_whole and files[path].sha256 and isinstance(source, HashedSource):
             _sketch(source, offer, path, files[path], into)
         else:
             _read(source, offer, path, files[path], into)
@@ -309,7 +314,7 @@ def _read(source: Source, offer: Offer, path: str, file: RemoteFile, into: Path)
         raise BadInput("the file is damaged", why=why, do="Upload it again.", file=path)
 
 
-def _sketch(source: Source, offer: Offer, path: str, file: RemoteFile, into: Path) -> None:
+def _sketch(source: HashedSource, offer: Offer, path: str, file: RemoteFile, into: Path) -> None:
     """A file of the right size with nothing in it but the header."""
     beginning = source.head(offer, path, 512)
     length = int.from_bytes(beginning[:8], "little") + 8

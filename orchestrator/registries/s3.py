@@ -77,10 +77,6 @@ class S3Source:
         except NotFound as error:
             raise NoSuchVersion(f"{offer.place}/{path} is not in {self._store.url}") from error
 
-    def head(self, offer: Offer, path: str, count: int) -> bytes:
-        """Not asked for: a listing of S3 has no SHA-256."""
-        raise NotImplementedError
-
     def _offer(self, parts: tuple[str, ...], files: Mapping[str, Stat], problem: str = "") -> Offer:
         place = "/".join(parts)
         name, version = (parts[0], ONLY_VERSION) if len(parts) == 1 else ("/".join(parts[:-1]), parts[-1])

@@ -281,7 +281,9 @@ def test_images_are_what_hadolint_wants_and_have_no_root(name):
     assert done.returncode == 0, done.stdout
     lines = (DEPLOY / name).read_text().splitlines()
     assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]
-    assert [line for line in lines if "://" in line] == [], "from where packages come is the builder's setting"
+    assert [line for line in lines if "://" in line] == [], (
+        "from where packages come is the builder's setting"
+    )
     copied = {
         part
         for line in lines

@@ -53,6 +53,9 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> Iterator[Stat]:
         """Every object whose key starts with `prefix`, in key order."""
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """What follows `prefix`, which is empty or ends with a slash, up to the next slash: each once, in key order."""
+
     def delete(self, key: str) -> None:
         """Removes the object; no error if it is not there."""
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from orchestrator.errors import NotFound, NotPermitted, StoreError, Unreachable
 from orchestrator.ports import Stat
 from orchestrator.simulation.weather import Site, Strike
-from orchestrator.stores.keys import check_key, check_prefix, check_swapped
+from orchestrator.stores.keys import check_folder, check_key, check_prefix, check_swapped
 
 FRESH_SECONDS = 60.0  # how long a stale listing does not know of an object
 
@@ -110,6 +110,11 @@ class MemoryStore:
             if fresh or self.now() - self.modified[key] > FRESH_SECONDS
         ]
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """What follows the prefix up to the next slash, each once, as a list shows them."""
+        below = (found.key.removeprefix(check_folder(prefix)) for found in self.list(prefix))
+        return iter(dict.fromkeys(rest.split("/")[0] for rest in below if "/" in rest))
+
     def delete(self, key: str) -> None:
         """Removes the object; no error if it is not there."""
         check_key(key)
@@ -168,6 +173,10 @@ class View:
         """Every object whose key starts with `prefix`; read at once."""
         strike, found = self._effect("list", prefix, lambda: self.store.listing(prefix))
         return iter(self.store.listing(prefix, fresh=False) if strike is Strike.STALE else found)
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """What follows the prefix up to the next slash; read at once."""
+        return iter(self._effect("list", prefix, lambda: list(self.store.folders(prefix)))[1])
 
     def delete(self, key: str) -> None:
         """Removes the object."""

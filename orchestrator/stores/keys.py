@@ -46,6 +46,13 @@ def check_prefix(prefix: str) -> str:
     return prefix
 
 
+def check_folder(prefix: str) -> str:
+    """The prefix itself, which ends with a slash, or is empty. Errors: StoreError."""
+    if prefix and not prefix.endswith("/"):
+        raise StoreError(f"{prefix!r} is no folder: it does not end with a slash")
+    return check_prefix(prefix)
+
+
 def check_swapped(key: str, data: bytes, etag: str | None) -> None:
     """Errors: StoreError, if this is too much for an object that is swapped, or no etag to go by."""
     if etag == "":  # some servers take an empty condition for none

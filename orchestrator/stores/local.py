@@ -20,6 +20,7 @@ from orchestrator.ports import Stat
 from orchestrator.stores.keys import (
     MAX_SWAP_BYTES,
     RESERVED,
+    check_folder,
     check_key,
     check_prefix,
     check_swapped,
@@ -103,6 +104,16 @@ class LocalStore:
             yield from self._walk(
                 self._inside(self._root / directory), f"{directory}/" if directory else "", name
             )
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """The directories directly below, as far as there is an object in them."""
+        directory = self._inside(self._root / check_folder(prefix))
+        with self._explained(f"list {prefix}"), suppress(FileNotFoundError, NotADirectoryError):
+            with os.scandir(directory) as entries:
+                names = [f"{entry.name}/" for entry in entries if entry.is_dir(follow_symlinks=False)]
+            for name in sorted(names, key=os.fsencode):
+                if next(self._walk(directory / name, prefix + name, ""), None):
+                    yield name.removesuffix("/")
 
     def delete(self, key: str) -> None:
         """Removes the object; no error if it is not there."""

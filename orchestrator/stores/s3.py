@@ -24,6 +24,7 @@ from orchestrator.stores.deciding import Answer, Undecided, decide
 from orchestrator.stores.keys import (
     MAX_KEY_BYTES,
     RESERVED,
+    check_folder,
     check_key,
     check_prefix,
     check_swapped,
@@ -42,7 +43,7 @@ from orchestrator.stores.s3_errors import (
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef, ListObjectsV2OutputTypeDef
 
 DIGEST = "prunefleet-sha256"
 """The object metadata that carries the SHA-256 of the content."""
@@ -139,10 +140,12 @@ class S3Store:
 
     def listed(self, prefix: str) -> Iterator[Stat]:
         """The same, with the objects whose names are no keys of a store: others put them there."""
-        place: Mapping[str, Any] | None = {}
-        while place is not None:
-            page, place = self._asked("list", prefix, partial(self._page, prefix, place))
-            yield from page
+        return self._paged(prefix, self._page)
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """What the server groups by the next slash, 1,000 at a request."""
+        check_folder(prefix)
+        return (name for name in self._paged(prefix, self._folder_page) if not problem_of(prefix + name))
 
     def delete(self, key: str) -> None:
         """Removes the object; no error if it is not there."""
@@ -271,19 +274,48 @@ class S3Store:
                 return None
             raise
 
+    def _paged(
+        self,
+        prefix: str,
+        read: Callable[[str, Mapping[str, Any]], tuple[Sequence[Asked], Mapping[str, Any] | None]],
+    ) -> Iterator[Asked]:
+        place: Mapping[str, Any] | None = {}
+        while place is not None:
+            page, place = self._asked("list", prefix, partial(read, prefix, place))
+            yield from page
+
     def _page(self, prefix: str, place: Mapping[str, Any]) -> tuple[Sequence[Stat], Mapping[str, Any] | None]:
         """Up to 1,000 keys from this place on, and the place of the next ones; None if these are the last."""
+        page, following = self._listing(prefix, place)
+        found = [
+            Stat(
+                key=item["Key"].removeprefix(self._prefix),
+                bytes=item["Size"],
+                etag=item.get("ETag", "").strip('"'),
+                modified=item["LastModified"].timestamp(),
+            )
+            for item in page.get("Contents", ())
+        ]
+        return found, following
+
+    def _folder_page(
+        self, prefix: str, place: Mapping[str, Any]
+    ) -> tuple[Sequence[str], Mapping[str, Any] | None]:
+        """Up to 1,000 names of folders from this place on, and the place of the next ones."""
+        page, following = self._listing(prefix, {**place, "Delimiter": "/"})
+        beginning = len(self._prefix + prefix)
+        return [item["Prefix"][beginning:-1] for item in page.get("CommonPrefixes", ())], following
+
+    def _listing(
+        self, prefix: str, place: Mapping[str, Any]
+    ) -> tuple[ListObjectsV2OutputTypeDef, Mapping[str, Any] | None]:
         wanted = self._prefix + check_prefix(prefix)
         page = self._client().list_objects_v2(Bucket=self._bucket, Prefix=wanted, **place)
-        found = []
-        for item in page.get("Contents", ()):
-            if not item["Key"].startswith(wanted):
-                raise ValueError(f"{item['Key'][:200]!r} does not begin with the prefix that was asked for")
-            key = item["Key"].removeprefix(self._prefix)
-            modified = item["LastModified"].timestamp()
-            etag = item.get("ETag", "").strip('"')
-            found.append(Stat(key=key, bytes=item["Size"], etag=etag, modified=modified))
-        return found, {"ContinuationToken": page["NextContinuationToken"]} if page["IsTruncated"] else None
+        names = [item["Key"] for item in page.get("Contents", ())]
+        for name in (*names, *(item["Prefix"] for item in page.get("CommonPrefixes", ()))):
+            if not name.startswith(wanted):
+                raise ValueError(f"{name[:200]!r} does not begin with the prefix that was asked for")
+        return page, {"ContinuationToken": page["NextContinuationToken"]} if page["IsTruncated"] else None
 
     def _name(self, key: str) -> str:
         name = self._prefix + check_key(key)

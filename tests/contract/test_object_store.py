@@ -213,6 +213,45 @@ def test_a_prefix_that_begins_no_key_is_refused(store: Any, prefix: str) -> None
         list(store.list(prefix))
 
 
+def test_folders_are_what_follows_up_to_the_next_slash_once_each_in_key_order(store: Any) -> None:
+    keys = [
+        "c",
+        "a/1",
+        "a/2/3",
+        "a-b/1",
+        "a/2/4",
+        "a.b/x",
+        "b/ä/1",
+        "b/z/1",
+        "b/2",
+        "B/1",
+        "b/ä/2/3",
+        "b z/1",
+    ]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: store.put(key, b""), keys))
+
+    def expected(prefix: str) -> list[str]:
+        below = (key.removeprefix(prefix) for key in keys if key.startswith(prefix))
+        return sorted({rest.partition("/")[0] + "/" for rest in below if "/" in rest}, key=str.encode)
+
+    for prefix in ("", "a/", "a/2/", "b/", "b/ä/", "nowhere/", "a/1/"):
+        assert [f"{name}/" for name in store.folders(prefix)] == expected(prefix), prefix
+
+
+def test_a_folder_is_gone_with_its_last_object(store: Any) -> None:
+    store.put("a/b/c/1", b"")
+    store.put("a/d/1", b"")
+    store.delete("a/b/c/1")
+    assert list(store.folders("a/")) == ["d"]
+
+
+@pytest.mark.parametrize("prefix", ["a", "/", "../", "a//", "\0/"])
+def test_what_is_no_folder_has_none_below(store: Any, prefix: str) -> None:
+    with pytest.raises(StoreError, match="prefix|folder"):
+        list(store.folders(prefix))
+
+
 def test_more_than_a_page_of_keys_is_listed_once_each(store: Any) -> None:
     keys = [f"many/{number:04}" for number in range(1200)]
     with ThreadPoolExecutor(16) as pool:

@@ -34,6 +34,8 @@ def test_what_was_put_is_read(store, tmp_path):
     store.download("a/c", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == b"two"
     assert [stat.key for stat in store.list("a/")] == ["a/b", "a/c"]
+    assert list(store.folders("")) == ["a"]
+    assert list(store.folders("a/")) == []
     store.delete("a/b")
     store.delete("a/b")
     assert store.stat("a/b") is None
@@ -120,8 +122,9 @@ def test_every_call_is_an_effect(store, tmp_path):
     view.get("a")
     view.stat("a")
     list(view.list(""))
+    list(view.folders(""))
     view.delete("a")
-    verbs = ["put", "put_if_absent", "swap", "upload", "download", "get", "stat", "list", "delete"]
+    verbs = ["put", "put_if_absent", "swap", "upload", "download", "get", "stat", "list", "list", "delete"]
     assert [site.verb for site in sites] == verbs
     assert sites[0] == Site("me", "put", "a")
     assert view.url == store.url

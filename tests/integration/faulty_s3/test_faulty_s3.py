@@ -1,139 +1,39 @@
 """A real S3 server behind a network that refuses, breaks off, cuts and flips: nothing is lost, doubled or believed.
 
-`pytest -m soak -s tests/integration/test_faulty_s3.py` runs 10,000 units and prints the figures.
+`pytest -m soak -s tests/integration/faulty_s3/test_faulty_s3.py` runs 10,000 units and prints the figures.
 """
 
 from __future__ import annotations
 
-import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.ceph import S3Server
+from cases.faulty_networks import (
+    AMBIGUOUS,
+    BAD_NIGHT,
+    THREADS,
+    Offered,
+    Place,
+    check_stored,
+    persist,
+    requests_without_faults,
+    run_units,
+)
 from servers.fault_proxy import FAULTS, FaultProxy, Rates
 
 from orchestrator import folding, results, schemas
-from orchestrator.artifacts import download_artifact, upload_artifact
-from orchestrator.domain import FailureClass
-from orchestrator.errors import Damaged, NotPermitted, PrunefleetError, StoreError, Unreachable
+from orchestrator.errors import NotPermitted, PrunefleetError, StoreError, Unreachable
 from orchestrator.folding import fold
-from orchestrator.retry import POLICY
-from orchestrator.spec import StoreSpec
 from orchestrator.stores.local import LocalStore
-from orchestrator.stores.s3 import S3Store
 from orchestrator.tables import read_table
 
 pytestmark = pytest.mark.s3
-
-BAD_NIGHT = Rates(
-    slow_down=0.2, cut=0.01, flip_answer=0.001, flip_request=0.001, reset_before=0.01, reset_after=0.01,
-    error_after=0.005, delay=0.05, delay_seconds=0.02,
-)  # fmt: skip
-WORSE = replace(BAD_NIGHT, cut=0.05, flip_answer=0.05, flip_request=0.05)
-AMBIGUOUS = Rates(slow_down=0.1, reset_before=0.05, reset_after=0.15, error_after=0.1)
-THREADS = 16
-
-Offered = dict[str, tuple[str, bytes]]
-"""Unit key -> its task and the bytes of its result."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """One bucket, seen through the network and from behind it."""
-
-    store: S3Store
-    behind: S3Store
-
-
-@pytest.fixture(scope="module")
-def proxy(ceph: S3Server) -> Iterator[FaultProxy]:
-    with FaultProxy.serve(ceph.endpoint, seed=7) as server:
-        yield server
-
-
-@pytest.fixture
-def place(ceph: S3Server, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    for name, value in ceph.environment.items():
-        monkeypatch.setenv(name, value)
-    proxy.reset()
-    url = f"s3://{ceph.make_bucket()}/prefix"
-    specs = [StoreSpec(url=url, endpoint=endpoint) for endpoint in (proxy.endpoint, ceph.endpoint)]
-    yield Place(*map(S3Store, specs))
-    proxy.reset()
-
-
-@pytest.fixture
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever pauses between two requests does so for a tenth of the time."""
-    sleep = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(seconds / 10))
-
-
-@pytest.fixture
-def offer(
-    provenance: Callable[..., dict[str, Any]], tables_of: Callable[[int], tuple[str, Any]]
-) -> Callable[[int], Offered]:
-    """The results of the first units."""
-
-    def make(count: int) -> Offered:
-        offered = {}
-        for number in range(count):
-            task, tables = tables_of(number)
-            made = provenance(number, task)
-            offered[made["unit_key"]] = task, results.encode(task, tables, made)
-        return offered
-
-    return make
-
-
-def persist(act: Callable[[], Any], tries: int = POLICY[FailureClass.STORAGE].tries) -> tuple[Any, int]:
-    """What it gives at last, as often as a unit that the store failed is tried; and how often it was."""
-    for count in range(1, tries):
-        try:
-            return act(), count
-        except (StoreError, Unreachable):
-            continue
-    return act(), tries
-
-
-def work(store: S3Store, key: str, task: str, data: bytes) -> int:
-    """What a worker asks of the store for one unit: is it done, make it real, read it again. The tries that it took."""
-
-    def unit() -> None:
-        if store.stat(results.result_key(task, key)) is None:
-            results.commit(store, task, key, data)
-        assert results.read(store, task, key).content_sha256 == results.decode(data).content_sha256
-
-    return persist(unit)[1]
-
-
-def run_units(store: S3Store, offered: Offered) -> Counter[int]:
-    """All units, many at once; how many took how many tries."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        return Counter(pool.map(lambda item: work(store, item[0], *item[1]), offered.items()))
-
-
-def check_stored(behind: S3Store, offered: Offered) -> None:
-    """Every object once, with exactly the bytes that were offered."""
-    there = [found.key for found in behind.list("results/")]
-    assert sorted(there) == sorted(results.result_key(task, key) for key, (task, _) in offered.items())
-    with ThreadPoolExecutor(THREADS) as pool:
-        stored = pool.map(lambda item: behind.get(results.result_key(item[1][0], item[0])), offered.items())
-        assert all(got == data for got, (_, data) in zip(stored, offered.values(), strict=True))
-
-
-def requests_without_faults(place: Place, proxy: FaultProxy, offered: Offered) -> float:
-    """Requests that a unit takes on a good night."""
-    proxy.reset()
-    assert run_units(place.store, offered) == {1: len(offered)}
-    check_stored(place.behind, offered)
-    return proxy.counts["requests"] / len(offered)
 
 
 def test_a_good_night_passes_through_unchanged(
@@ -249,111 +149,6 @@ def test_a_listing_that_lies_hides_what_is_done_and_invents_nothing_that_is_want
     assert min(seen["refused"], seen["whole"], seen["changed"]) > 0, seen
 
 
-def make_artifact(directory: Path, megabytes: tuple[int, ...]) -> Path:
-    directory.mkdir()
-    (directory / "config.json").write_text("{}")
-    (directory / "empty.txt").touch()
-    generator = random.Random(0)
-    for number, size in enumerate(megabytes):
-        (directory / f"model-{number}.safetensors").write_bytes(generator.randbytes((size << 20) + number))
-    return directory
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-@pytest.mark.usefixtures("short_pauses")
-def test_artifacts_go_up_in_parts_and_come_down_equal_or_not_at_all(
-    place: Place, proxy: FaultProxy, tmp_path: Path
-) -> None:
-    artifact = make_artifact(tmp_path / "artifact", (1, 17, 40))
-    proxy.reset(WORSE)
-    (digest, _), _ = persist(lambda: upload_artifact(place.store, artifact))
-    assert proxy.counts["flip_request"] > 0
-    for number in range(3):
-        proxy.reset(WORSE)
-        for attempt in range(POLICY[FailureClass.STORAGE].tries):
-            into = tmp_path / f"{number}-{attempt}"
-            into.mkdir()
-            try:
-                download_artifact(place.store, digest, into)
-            except (Damaged, StoreError, Unreachable):
-                assert contents(into).items() <= contents(artifact).items(), "no file that is not whole"
-                continue
-            break
-        assert contents(into) == contents(artifact)
-    (tmp_path / "behind").mkdir()
-    download_artifact(place.behind, digest, tmp_path / "behind")
-    assert contents(tmp_path / "behind") == contents(artifact)
-
-
-UPLOADS = {
-    "begun, and the answer lost": Rates(reset_after=1, times=1, only="POST .*[?]uploads"),
-    "begun, and the answer flipped": Rates(flip_answer=1, times=1, only="POST .*[?]uploads"),
-    "a part refused": Rates(slow_down=1, times=5, only="PUT .*partNumber=2"),
-    "parts flipped on the way": Rates(flip_request=1, times=4, only="PUT .*partNumber"),
-    "a part sent, and the answer lost": Rates(reset_after=1, times=3, only="PUT .*partNumber=1"),
-    "completed, and the answer lost": Rates(reset_after=1, times=1, only="POST .*uploadId"),
-    "completed, and the answer lost many times": Rates(reset_after=1, times=4, only="POST .*uploadId"),
-    "completed, and an error told": Rates(error_after=1, times=2, only="POST .*uploadId"),
-    "completed, and the answer flipped": Rates(flip_answer=1, times=1, only="POST .*uploadId"),
-    "completed by a flipped request": Rates(flip_request=1, times=1, only="POST .*uploadId"),
-}
-
-
-@pytest.mark.usefixtures("short_pauses")
-@pytest.mark.parametrize("moment", UPLOADS)
-def test_an_upload_in_parts_survives_one_fault_at_each_moment(
-    place: Place, proxy: FaultProxy, tmp_path: Path, moment: str
-) -> None:
-    file = tmp_path / "file"
-    file.write_bytes(random.Random(1).randbytes(17 << 20))
-    proxy.reset(UPLOADS[moment])
-    place.store.upload(file, "file")
-    assert sum(proxy.counts.get(fault, 0) for fault in FAULTS) == UPLOADS[moment].times
-    assert place.behind.get("file") == file.read_bytes()
-
-
-DOWNLOADS = {
-    "cut": Rates(cut=1, times=2, only="GET"),
-    "flipped": Rates(flip_answer=1, times=1, only="GET"),
-    "refused": Rates(slow_down=1, times=5, only="GET"),
-    "reset": Rates(reset_after=1, times=5),
-}
-
-
-@pytest.mark.usefixtures("short_pauses")
-@pytest.mark.parametrize("fault", DOWNLOADS)
-def test_a_download_is_repeated_until_it_is_whole(
-    place: Place, proxy: FaultProxy, tmp_path: Path, fault: str
-) -> None:
-    data = random.Random(1).randbytes(20 << 20)
-    place.behind.put("file", data)
-    proxy.reset(DOWNLOADS[fault])
-    place.store.download("file", tmp_path / "file")
-    assert (tmp_path / "file").read_bytes() == data
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-@pytest.mark.usefixtures("short_pauses")
-@pytest.mark.parametrize(
-    ("rates", "error"),
-    [(Rates(cut=1, only="GET"), Unreachable), (Rates(flip_answer=1, only="GET"), Damaged)],
-    ids=["cut", "flipped"],
-)
-def test_what_is_never_whole_is_an_error_of_ours_and_leaves_no_file(
-    place: Place, proxy: FaultProxy, tmp_path: Path, rates: Rates, error: type[PrunefleetError]
-) -> None:
-    place.behind.put("file", b"x" * (20 << 20))
-    proxy.reset(rates)
-    with pytest.raises(error, match="file"):
-        place.store.download("file", tmp_path / "file")
-    with pytest.raises(error, match="file"):
-        place.store.get("file")
-    assert list(tmp_path.iterdir()) == []
-
-
 def rows(store: Any) -> dict[str, list[Any]]:
     """Every folded table's rows, in an order of their own."""
     tables = {name: read_table(store, name) for name in schemas.FOLDED}
@@ -364,6 +159,8 @@ TABLE_NIGHTS = {
     "bad night": replace(BAD_NIGHT, flip_answer=0, cut=0.02, flip_request=0.01),
     "ambiguous": Rates(slow_down=0.02, reset_before=0.03, reset_after=0.06, error_after=0.05),
 }
+
+
 """No flipped answer: a Delta log carries no digest, so that over plain HTTP nothing would find it."""
 
 

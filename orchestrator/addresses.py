@@ -1,4 +1,4 @@
-"""Pure. Whether a cluster's address may be used: whoever reaches a Ray cluster without a token runs code on it."""
+"""Pure. Which addresses are this machine's, and which are public; whether a cluster's may be used without a token."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ ALLOW_OPEN = "PRUNEFLEET_UNSAFE_OPEN_CLUSTER"
 NO_HOST = ("auto", "local")
 """What Ray takes for an address and what is not one: the cluster that it finds here, and one that it starts here."""
 HEAD_PORT = 6379
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+"""Behind these lie the addresses of version 4 that their last 32 bits are (RFC 6052)."""
 ADVICE = (
     "Start the cluster with RAY_AUTH_MODE=token and its token in ~/.ray/auth_token (mode 0600), and set the same here; "
     "a cluster for this machine alone starts with RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 "
@@ -43,6 +45,24 @@ def is_loopback(host: str) -> bool:
         return host.lower() in ("localhost", "localhost.")
     mapped = getattr(number, "ipv4_mapped", None)
     return (mapped or number).is_loopback
+
+
+def is_public(address: str) -> bool:
+    """Whether a number is one of the public network, and carries none inside that is not."""
+    try:
+        number = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(number, ipaddress.IPv6Address):
+        if inner := number.ipv4_mapped or number.sixtofour or _translated(number):
+            return is_public(str(inner))
+        if number.teredo or number.scope_id:
+            return False
+    return number.is_global and not number.is_multicast
+
+
+def _translated(number: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    return ipaddress.IPv4Address(int(number) & 0xFFFFFFFF) if number in _TRANSLATED else None
 
 
 def problem_of_cluster(address: str, environment: Mapping[str, str]) -> str:

@@ -68,8 +68,8 @@ class HubShelf:
                 "look at its history, then move it again"
             )
         if current is not None:
-            api = self.source.api
-            self.source.asked(
+            api = self.source.server.api
+            self.source.server.asked(
                 lambda: api.delete_tag(self.repository, tag=alias), f"{self.repository} {alias}"
             )
         self._tag(alias, version)
@@ -78,9 +78,9 @@ class HubShelf:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.errors import HfHubHTTPError
 
-        api = self.source.api
+        api = self.source.server.api
         for attempt in range(_TRIES):
-            parent = self.source.refs(self.repository).get(BRANCH)
+            parent = self.source.refs(self.repository)[0].get(BRANCH)
             there = self.source.files(self.source.offer(self.repository, parent)) if parent else {}
             gone = [path for path in there if path not in paths and path != _OF_THE_HUB]
             operations: list[CommitOperationAdd | CommitOperationDelete] = [
@@ -99,19 +99,18 @@ class HubShelf:
                 status = error.response.status_code if error.response is not None else 0
                 if status in (409, 412) and attempt < _TRIES - 1:
                     continue  # another commit came first
-                raise self.source.meant(status, f"a commit to {self.repository}") from error
+                raise self.source.server.meant(status, f"a commit to {self.repository}") from error
             return str(made.oid)
         raise RegistryError(f"others commit to {self.repository} all the time")
 
     def _tag(self, name: str, commit: str) -> None:
-        api = self.source.api
+        api = self.source.server.api
         what = f"the tag {name} of {self.repository}"
-        self.source.asked(lambda: api.create_tag(self.repository, tag=name, revision=commit), what)
+        self.source.server.asked(lambda: api.create_tag(self.repository, tag=name, revision=commit), what)
 
     def _tags(self) -> dict[str, str]:
-        api = self.source.api
-        found = self.source.asked(lambda: api.list_repo_refs(self.repository), self.repository)
-        return {one.name: one.target_commit for one in found.tags if not problem_of_part(one.name)}
+        tags = self.source.refs(self.repository)[1]
+        return {name: commit for name, commit in tags.items() if not problem_of_part(name)}
 
 
 class HubOutlet:
@@ -129,15 +128,15 @@ class HubOutlet:
     @property
     def url(self) -> str:
         """The Hub's address."""
-        return self._source.url
+        return self._source.server.url
 
     @contextmanager
     def shelf(self, model: str, *, make: bool) -> Iterator[HubShelf]:
         """The model's repository, made if `make`."""
         repository = self._repository(model)
-        api = self._source.api
+        api = self._source.server.api
         if make:
-            self._source.asked(
+            self._source.server.asked(
                 lambda: api.create_repo(repository, private=self._spec.private, exist_ok=True), repository
             )
         else:
@@ -169,7 +168,7 @@ class HubOutlet:
 
     def probe(self) -> str:
         """Whose token this is, and whether it may write."""
-        found = self._source.asked(self._source.api.whoami, "the owner of the token")
+        found = self._source.server.asked(self._source.server.api.whoami, "the owner of the token")
         token = found.get("auth", {}).get("accessToken", {})
         role = str(token.get("role", ""))
         if role == "read":

@@ -79,6 +79,7 @@ def serve() -> Iterator[Hub]:
 class _Answers(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *_: Any) -> None:
         return

@@ -15,6 +15,7 @@ NO_HOST = ("auto", "local")
 HEAD_PORT = 6379
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """Behind these lie the addresses of version 4 that their last 32 bits are (RFC 6052)."""
+_TRANSLATED_LOCALLY = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215; Python 3.11 takes them for public
 ADVICE = (
     "Start the cluster with RAY_AUTH_MODE=token and its token in ~/.ray/auth_token (mode 0600), and set the same here; "
     "a cluster for this machine alone starts with RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 "
@@ -56,7 +57,7 @@ def is_public(address: str) -> bool:
     if isinstance(number, ipaddress.IPv6Address):
         if inner := number.ipv4_mapped or number.sixtofour or _translated(number):
             return is_public(str(inner))
-        if number.teredo or number.scope_id:
+        if number.teredo or number.scope_id or number in _TRANSLATED_LOCALLY:
             return False
     return number.is_global and not number.is_multicast
 

@@ -76,8 +76,8 @@ def directory(tmp_path: Path, request: Any) -> Place:
     return Place(DirectoryRegistrySpec(kind="directory", path=str(root)), put, remove)
 
 
-def s3(tmp_path: Path, request: Any) -> Place:
-    server = request.getfixturevalue("moto")
+def s3(tmp_path: Path, request: Any, server_name: str = "moto") -> Place:
+    server = request.getfixturevalue(server_name)
     for name, value in server.environment.items():
         request.getfixturevalue("monkeypatch").setenv(name, value)
     spec = S3RegistrySpec(kind="s3", url=f"s3://{server.make_bucket()}/models", endpoint=server.endpoint)
@@ -93,6 +93,10 @@ def s3(tmp_path: Path, request: Any) -> Place:
             store.delete(found.key)
 
     return Place(spec, put, remove)
+
+
+def ceph(tmp_path: Path, request: Any) -> Place:
+    return s3(tmp_path, request, "ceph")
 
 
 def mlflow(tmp_path: Path, request: Any) -> Place:
@@ -142,7 +146,8 @@ def huggingface(tmp_path: Path, request: Any) -> Place:
     return Place(spec, put, remove, called)
 
 
-MAKERS = {"directory": directory, "s3": s3, "mlflow": mlflow, "huggingface": huggingface}
+MAKERS = {"directory": directory, "s3": s3, "ceph": ceph, "mlflow": mlflow, "huggingface": huggingface}
+"""`s3` is a mock, `ceph` is a real server."""
 
 
 def name(place: Place, text: str) -> str:

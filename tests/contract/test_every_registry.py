@@ -1,4 +1,4 @@
-"""What registries of every kind do, in and out: a directory, a bucket, an MLflow server, a Hub (a stand-in for it)."""
+"""What registries of every kind do, in and out: a directory, a bucket (mocked and real), an MLflow server, a Hub's stand-in."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from orchestrator.identity import digest_bytes
 from orchestrator.publishing import publish
 from orchestrator.records import read_records
 from orchestrator.registries.memory import DigestMemory, dump_memory, load_memory
-from orchestrator.registryspec import (
-    Select,
-)
+from orchestrator.registryspec import Select
 from orchestrator.stores.local import LocalStore
+from tasks.configs import read_config
+from tasks.contract import BadInput
 
 
 @pytest.fixture(
-    params=[pytest.param(kind, marks=[pytest.mark.s3] if kind == "s3" else []) for kind in MAKERS]
+    params=[pytest.param(kind, marks=[pytest.mark.s3] if kind in ("s3", "ceph") else []) for kind in MAKERS]
 )
 def place(request, tmp_path) -> Iterator[Place]:
     return MAKERS[request.param](tmp_path, request)
@@ -107,6 +107,41 @@ def test_a_model_in_shards_is_one_version(place, into):
     assert {path.name for path in into.iterdir()} == set(files)
 
 
+def test_keys_of_a_config_that_reach_outside_arrive_nowhere_and_code_is_not_even_fetched(place, into):
+    reaching = {
+        "auto_map": {"AutoModel": "modeling_evil.Evil"}, "trust_remote_code": True, "_attn_implementation": "someone/kernel",
+        "attn_implementation": "someone/kernel", "use_kernels": True, "kernel_config": {"x": "someone/kernel"},
+    }  # fmt: skip
+    config = {"architectures": ["TinyForCausalLM"], "model_type": "tiny", "hidden_size": 4}
+    hostile = json.dumps({**config, **reaching, "text_config": reaching}).encode()
+    code = {
+        "modeling_evil.py": b"raise SystemExit",
+        "kernel.so": b"\x7fELF",
+        "tokenizer.py": b"raise SystemExit",
+    }
+    place.put(name(place, "lm"), "v1", {**model(), "config.json": hostile, **code})
+    (found,) = place.scan()
+    assert found.problem == ""
+    place.registry().fetch(found, into)
+    assert {path.name for path in into.iterdir()} == set(model())
+    read = read_config(into, tensors=2)
+    assert read.values == {"model_type": "tiny", "hidden_size": 4, "text_config": {}}
+    assert {finding.kind for finding in read.findings} == {"ignored_config_key"}
+    assert {finding.subject for finding in read.findings} == {
+        *reaching,
+        *(f"text_config.{key}" for key in reaching),
+    }
+
+
+def test_a_version_that_is_compressed_already_is_refused_where_it_is_loaded(place, into):
+    config = {"architectures": ["TinyForCausalLM"], "sparsity_config": {"format": "evil.py:run"}}
+    place.put(name(place, "lm"), "v1", {**model(), "config.json": json.dumps(config).encode()})
+    (found,) = place.scan()
+    place.registry().fetch(found, into)
+    with pytest.raises(BadInput, match="already quantized or compressed"):
+        read_config(into, tensors=2)
+
+
 BROKEN: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "no config": (lambda: {"model.safetensors": model()["model.safetensors"]}, "config.json"),
     "pickled": (lambda: {"config.json": model()["config.json"], "pytorch_model.bin": b"\x80\x02"}, "pickled"),
@@ -174,7 +209,7 @@ def test_what_is_remembered_is_not_read_again(place, monkeypatch):
     assert dump_memory(again) == dump_memory(memory)
 
 
-@pytest.mark.parametrize("place", ["s3", "mlflow", "huggingface"], indirect=True)
+@pytest.mark.parametrize("place", ["s3", "ceph", "mlflow", "huggingface"], indirect=True)
 def test_only_what_is_selected_is_found(place):
     for one in ("alpha", "beta"):
         place.put(name(place, one), "v1", model())
@@ -271,7 +306,7 @@ def test_two_artifacts_are_two_versions_and_the_alias_moves_with_a_record(place,
     assert [row["published_version"] for row in rows] == [first.version, second.version]
 
 
-@pytest.mark.parametrize("place", ["s3", "mlflow", "huggingface"], indirect=True)
+@pytest.mark.parametrize("place", ["s3", "ceph", "mlflow", "huggingface"], indirect=True)
 def test_an_alias_that_others_moved_is_not_overwritten(place, store, tmp_path):
     first = make(place, store, artifact(store, tmp_path, 1))
     second = make(place, store, artifact(store, tmp_path, 2))
@@ -309,7 +344,7 @@ def test_a_version_can_be_opened_as_it_was_published(place, store, tmp_path):
         pass
 
 
-@pytest.mark.parametrize("place", ["directory", "s3", "mlflow"], indirect=True)
+@pytest.mark.parametrize("place", ["directory", "s3", "ceph", "mlflow"], indirect=True)
 def test_publishers_at_once_make_one_version(place, store, tmp_path):
     digest = artifact(store, tmp_path)
     with ThreadPoolExecutor(4) as pool:
@@ -318,7 +353,7 @@ def test_publishers_at_once_make_one_version(place, store, tmp_path):
     assert len(place.scan()) == 1
 
 
-@pytest.mark.parametrize("place", ["directory", "s3"], indirect=True)
+@pytest.mark.parametrize("place", ["directory", "s3", "ceph"], indirect=True)
 def test_a_damaged_version_of_that_name_is_named_and_not_touched(place, store, tmp_path):
     digest = artifact(store, tmp_path)
     publication = make(place, store, digest)

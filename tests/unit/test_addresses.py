@@ -9,6 +9,7 @@ from orchestrator.addresses import (
     check_cluster,
     host_of,
     is_loopback,
+    is_public,
     place_of,
     problem_of_cluster,
 )
@@ -79,3 +80,22 @@ def test_the_host_and_port_of_an_address(address, place):
 
 def test_a_zone_does_not_make_an_address_local():
     assert not is_loopback("fe80::1%lo")
+
+
+PUBLIC = [
+    "93.184.216.34",
+    "2606:2800:220:1::1",
+    "::ffff:93.184.216.34",
+    "64:ff9b::5db8:d822",
+    "2002:5db8:d822::1",
+]
+INSIDE = [
+    "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "255.255.255.255", "224.0.1.1",
+    "::1", "::", "fe80::1", "fe80::1%eth0", "2606:2800:220:1::1%eth0", "fd00:ec2::254", "ff02::1", "::ffff:169.254.169.254",
+    "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "2002:a9fe:a9fe::1", "2001:0:a9fe:a9fe::1", "example.org", "2852039166", "",
+]  # fmt: skip
+
+
+def test_a_number_is_public_only_if_nothing_in_it_is_inside():
+    assert [address for address in PUBLIC if not is_public(address)] == []
+    assert [address for address in INSIDE if is_public(address)] == []

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from orchestrator.collection import Marked, Swept
     from orchestrator.controller import Signals, Watcher
+    from orchestrator.damages import Verification
     from orchestrator.execution import RunSummary
     from orchestrator.explaining import Explanation
     from orchestrator.ports import ObjectStore
     from orchestrator.probes.checks import Check
     from orchestrator.simulation.whatif import Scenario
     from orchestrator.spec import Fleet
-    from orchestrator.verification import Verification
 
 DAY = 86_400.0
 

@@ -138,10 +138,11 @@ def _refusal(
     signer = rule.signers.get(approval.actor)
     if signer is None:
         return "there is no such signer"
-    return _signature_problem(signer, approval, environment)
+    return signature_problem(signer, approval, environment)
 
 
-def _signature_problem(signer: SignerSpec, approval: Approval, environment: Mapping[str, str]) -> str:
+def signature_problem(signer: SignerSpec, approval: Approval, environment: Mapping[str, str]) -> str:
+    """Why an approval does not bear the signer's signature; empty if it does."""
     kind, _, text = approval.signature.partition(":")
     try:
         signature = base64.b64decode(text, validate=True)
@@ -183,7 +184,7 @@ def signed(
     if not isinstance(private, ed25519.Ed25519PrivateKey):
         raise UsageError("the private key is not Ed25519; `openssl genpkey -algorithm ed25519` makes one")
     found = _with(approval, "ed25519", private.sign(statement(approval)))
-    if problem := _signature_problem(signer, found, environment):
+    if problem := signature_problem(signer, found, environment):
         raise NotPermitted(f"this key is not that of {approval.actor} in the fleet file: {problem}")
     return found
 

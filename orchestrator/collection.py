@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator import leases, listing, quarantine, results
+from orchestrator import leases, listing, nightrecords, promoting, quarantine, remains, results
 from orchestrator.artifacts import LISTING
 from orchestrator.datafiles import find_data
 from orchestrator.domain import TaskName
 from orchestrator.errors import Damaged, Interrupted, NotFound, NotSupported
-from orchestrator.garbage import Doomed, Facts, Kind, Limits, Thing, garbage, held_back, is_old
+from orchestrator.garbage import Doomed, Facts, Kind, Limits, Thing, garbage, held_back, is_old, thing_of
 from orchestrator.inflight import mapped
 from orchestrator.names import is_sha256
 from orchestrator.ports import ObjectStore, Stat
@@ -34,13 +34,6 @@ THREADS = 16
 
 _UPLOADED = ("artifacts/", "data/", "tables/", ground.PREFIX)
 """Where prunefleet uploads in parts; what others upload into the same bucket is theirs."""
-_FOLDERS = {
-    Kind.ARTIFACT: "artifacts/",
-    Kind.HALF_ARTIFACT: "artifacts/",
-    Kind.RUN: "runs/",
-    Kind.PROBE: ground.PREFIX,
-}
-"""Where a thing has a folder of its own."""
 _POINTERS = ("promotions/", "promotions-begun/")
 
 
@@ -113,20 +106,31 @@ def sweeping(store: ObjectStore) -> Iterator[Sweep]:
 def mark(store: ObjectStore, fleet: Fleet | None, limits: Limits) -> Marked:
     """What may go now. What could be garbage is listed before what points to it, so that nothing new is missed."""
     uploads = {upload.name: upload for upload in _unfinished(store)}
-    things = tuple(
-        itertools.chain(_things(store, limits), _asides(store, limits), _parts(store, uploads.values()))
+    nights, nights_needed = remains.nights(store)
+    things = (
+        *_things(store, limits),
+        *nights,
+        *remains.proposals(store),
+        *_asides(store, limits),
+        *_parts(store, uploads.values()),
     )
     done = listing.listing(store)
     artifacts, unreadable = _artifacts_needed(store, done)
+    proposed = remains.proposed(store)
     rows, damaged = _pointers(store)
     facts = Facts(
         things=things,
-        artifacts=artifacts | {str(row.get("artifact_digest")) for row in rows},
-        unreadable=(*unreadable, *damaged),
+        artifacts=artifacts.union(
+            (str(row.get("artifact_digest")) for row in rows),
+            (proposal.artifact_digest for proposal in proposed.known.values()),
+        ),
+        unreadable=(*unreadable, *damaged, *proposed.unreadable),
         done=frozenset(done.results),
         data=_data_wanted(fleet),
         is_running=_is_running(store, limits),
         runs=frozenset(str(row.get("run_id")) for row in rows),
+        nights=nights_needed,
+        proposals=remains.proposals_needed(proposed, rows, fleet, limits.at),
     )
     return Marked(
         doomed=garbage(facts, limits), held_back=tuple(held_back(facts)), limits=limits, uploads=uploads
@@ -158,16 +162,33 @@ def _things(store: ObjectStore, limits: Limits) -> Iterator[Thing]:
             yield _artifact(name, objects)
     for found in store.list("data/"):
         if is_sha256(name := found.key.removeprefix("data/")):
-            yield _thing(Kind.DATASET, name, [found])
+            yield thing_of(Kind.DATASET, name, [found])
     for found in store.list(quarantine.PREFIX):
         name = found.key.removeprefix(quarantine.PREFIX).removesuffix(".json")
         if is_sha256(name):
-            yield _thing(Kind.QUARANTINE, name, [found])
+            yield thing_of(Kind.QUARANTINE, name, [found])
     for name, objects in _grouped(store, ground.PREFIX):
-        yield _thing(Kind.PROBE, name, objects)
+        yield thing_of(Kind.PROBE, name, objects)
     if limits.runs_older_than is not None:
         for name, objects in _grouped(store, "runs/"):
-            yield _thing(Kind.RUN, name, objects)
+            yield thing_of(Kind.RUN, name, objects)
+
+
+def _folders(thing: Thing) -> tuple[str, ...]:
+    """The folders that hold nothing but the thing."""
+    match thing.kind:
+        case Kind.ARTIFACT | Kind.HALF_ARTIFACT:
+            return (f"artifacts/{thing.name}/",)
+        case Kind.RUN:
+            return (f"runs/{thing.name}/",)
+        case Kind.PROBE:
+            return (f"{ground.PREFIX}{thing.name}/",)
+        case Kind.PROPOSAL:
+            return (f"{promoting.PREFIX}{thing.name}/",)
+        case Kind.NIGHT | Kind.HALF_NIGHT:
+            return nightrecords.folders(*thing.name.split("/"))
+        case _:
+            return ()
 
 
 def _grouped(store: ObjectStore, prefix: str) -> Iterator[tuple[str, list[Stat]]]:
@@ -183,19 +204,7 @@ def _artifact(name: str, objects: Sequence[Stat]) -> Thing:
     listed = f"artifacts/{name}/{LISTING}"
     in_order = sorted(objects, key=lambda one: (one.key != listed, one.key))
     is_whole = any(one.key == listed for one in objects)
-    return _thing(Kind.ARTIFACT if is_whole else Kind.HALF_ARTIFACT, name, in_order)
-
-
-def _thing(kind: Kind, name: str, objects: Sequence[Stat]) -> Thing:
-    """As old as its youngest object; of no known age if one of them has none."""
-    times = [one.modified for one in objects]
-    return Thing(
-        kind=kind,
-        name=name,
-        keys=tuple(one.key for one in objects),
-        bytes=sum(one.bytes for one in objects),
-        modified=max(times) if times and min(times) > 0 else 0.0,
-    )
+    return thing_of(Kind.ARTIFACT if is_whole else Kind.HALF_ARTIFACT, name, in_order)
 
 
 def _asides(store: ObjectStore, limits: Limits) -> Iterator[Thing]:
@@ -300,11 +309,12 @@ def _as_it_is_now(store: ObjectStore, thing: Thing) -> Thing:
     match thing.kind:
         case Kind.ARTIFACT | Kind.HALF_ARTIFACT:
             return _artifact(thing.name, list(store.list(f"artifacts/{thing.name}/")))
-        case Kind.RUN:
-            return _thing(thing.kind, thing.name, list(store.list(f"runs/{thing.name}/")))
+        case Kind.RUN | Kind.NIGHT | Kind.HALF_NIGHT | Kind.PROPOSAL:
+            objects = itertools.chain.from_iterable(store.list(folder) for folder in _folders(thing))
+            return thing_of(thing.kind, thing.name, list(objects))
         case Kind.DATASET | Kind.QUARANTINE | Kind.PROBE:
             there = [found for found in map(store.stat, thing.keys) if found is not None]
-            return _thing(thing.kind, thing.name, there)
+            return thing_of(thing.kind, thing.name, there)
         case Kind.ASIDE:
             path = Path(thing.name)
             return replace(thing, keys=thing.keys if os.path.lexists(path) else ())
@@ -322,5 +332,6 @@ def _remove(store: ObjectStore, thing: Thing, found: Mapping[str, Unfinished]) -
     else:
         for key in thing.keys:
             store.delete(key)
-        if isinstance(store, LocalStore) and thing.kind in _FOLDERS:
-            store.tidy(f"{_FOLDERS[thing.kind]}{thing.name}/")
+        if isinstance(store, LocalStore):
+            for folder in _folders(thing):
+                store.tidy(folder)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+from orchestrator.ports import Stat
 
 DAY = 86_400.0
 SHORTEST = 3600.0
@@ -22,6 +24,11 @@ class Kind(StrEnum):
     PROBE = "probe"
     """What a killed `prunefleet doctor` left."""
     RUN = "run"
+    NIGHT = "report of a night"
+    """With its tries and messages; the record that the night is over stays for ever."""
+    HALF_NIGHT = "night without an end"
+    PROPOSAL = "proposal"
+    """With its approvals."""
     ASIDE = "unfinished write"
     """A file that a killed writer left beside its place in a local store."""
     UPLOAD = "unfinished upload"
@@ -59,6 +66,10 @@ class Facts:
     """Whether a run seems to be going on."""
     runs: frozenset[str]
     """Runs that a record of publication names."""
+    nights: frozenset[str]
+    """Nights whose report something needs."""
+    proposals: frozenset[str] | None
+    """Proposals that were carried out, or may be; None if that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +80,7 @@ class Limits:
     """Now, in seconds since the epoch."""
     older_than: float = 7 * DAY
     runs_older_than: float | None = None
-    """None: records of runs stay, however old."""
+    """None: records of runs and reports of nights stay, however old."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +91,18 @@ class Doomed:
     reason: str
 
 
+def thing_of(kind: Kind, name: str, objects: Sequence[Stat]) -> Thing:
+    """As old as its youngest object; of no known age if one of them has none."""
+    times = [one.modified for one in objects]
+    return Thing(
+        kind=kind,
+        name=name,
+        keys=tuple(one.key for one in objects),
+        bytes=sum(one.bytes for one in objects),
+        modified=max(times) if times and min(times) > 0 else 0.0,
+    )
+
+
 def garbage(facts: Facts, limits: Limits) -> tuple[Doomed, ...]:
     """What may go, in the order of the facts."""
     judged = ((thing, _reason(thing, facts)) for thing in facts.things if is_old(thing, limits))
@@ -88,7 +111,7 @@ def garbage(facts: Facts, limits: Limits) -> tuple[Doomed, ...]:
 
 def is_old(thing: Thing, limits: Limits) -> bool:
     """Whether its age is known, and above the limit for its kind."""
-    limit = limits.runs_older_than if thing.kind is Kind.RUN else limits.older_than
+    limit = limits.runs_older_than if thing.kind in (Kind.RUN, Kind.NIGHT) else limits.older_than
     return limit is not None and thing.modified > 0 and limits.at - thing.modified >= max(limit, SHORTEST)
 
 
@@ -105,6 +128,8 @@ def held_back(facts: Facts) -> Iterable[str]:
         yield "no dataset is removed: only a fleet file whose datasets can all be read says which are wanted"
     elif Kind.DATASET in kinds and facts.is_running:
         yield "no dataset is removed: a run is going on, or ended without a word"
+    if Kind.PROPOSAL in kinds and facts.proposals is None:
+        yield "no proposal is removed: only a fleet file with `promotion` says how long they count"
 
 
 def _reason(thing: Thing, facts: Facts) -> str:
@@ -122,6 +147,17 @@ def _reason(thing: Thing, facts: Facts) -> str:
             return "its unit has a result now" if thing.name in facts.done else ""
         case Kind.RUN:
             return "" if thing.name in facts.runs else "no publication names it, and its record is old"
+        case Kind.NIGHT:
+            return (
+                ""
+                if thing.name in facts.nights
+                else "its night is over, and no later one is compared with it"
+            )
+        case Kind.HALF_NIGHT:
+            return "" if thing.name in facts.nights else "its night never ended, and a later one did"
+        case Kind.PROPOSAL:
+            is_free = facts.proposals is not None and thing.name not in facts.proposals
+            return "it was never carried out, and counts no more" if is_free else ""
         case Kind.PROBE:
             return "a probe of the store left it"
         case Kind.ASIDE | Kind.UPLOAD:

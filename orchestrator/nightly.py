@@ -227,11 +227,11 @@ def _close(watch: Watch, decision: Due, night: Night, data: ReportData | None, l
     before, since = nightrecords.last_standing(watch.store, watch.fleet)
     night = replace(night, notices=(*night.notices, *_untold_before(watch, night.slot)))
     standing, morning = _compared(watch, before, since, night, data)
-    nightrecords.keep(watch.store, night, standing, pages(morning))
+    files = nightrecords.keep(watch.store, night, standing, pages(morning))
     untold = _tell(
         watch, morning, night.slot
     )  # before the record, or a crash in between would leave it unsaid
-    if not nightrecords.close(watch.store, night, stands=standing is not None):
+    if not nightrecords.close(watch.store, night, files):
         return Answer(due=decision, reason=f"another process has closed slot {night.slot}", untold=untold)
     return Answer(
         due=decision, exit_code=night.exit_code, reason=decision.reason, morning=morning, untold=untold

@@ -9,15 +9,65 @@ import gzip
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.errors import Damaged, NotFound
+from orchestrator.identity import digest, digest_bytes
 from orchestrator.morning import Night, Standing
-from orchestrator.ports import ObjectStore
+from orchestrator.ports import ObjectStore, Stat
 
 PREFIX = "nights/"
-_SLOT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{4}\Z")
+STANDING = "standing.json.gz"
+_SLOT_NAME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{4}"
+_SLOT = re.compile(rf"{_SLOT_NAME}\Z")
+_PART = re.compile(
+    rf"{PREFIX}(?P<fleet>[^/]+)/(?:(?P<closed>closed)/(?P<slot>{_SLOT_NAME})\.json|"
+    rf"(?P<what>reports|tries|told)/(?P<of>{_SLOT_NAME})(?:-open)?/(?P<name>[^/]+))\Z"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One object below `nights/`."""
+
+    stat: Stat
+    fleet: str = ""
+    slot: str = ""
+    """Empty for what no night left."""
+    what: str = ""
+    """`closed`, `reports`, `tries` or `told`."""
+    name: str = ""
+    """Of the file, where a night has several."""
+
+    @property
+    def night(self) -> tuple[str, str]:
+        """Whose it is."""
+        return self.fleet, self.slot
+
+
+def all_of(store: ObjectStore) -> list[Part]:
+    """Everything below `nights/`, in key order."""
+    return [_part(stat) for stat in store.list(PREFIX)]
+
+
+def folders(fleet: str, slot: str) -> tuple[str, ...]:
+    """Where a night leaves what is not its record."""
+    places = (f"reports/{slot}", f"tries/{slot}", f"told/{slot}", f"told/{slot}-open")
+    return tuple(f"{PREFIX}{fleet}/{place}/" for place in places)
+
+
+def _part(stat: Stat) -> Part:
+    match = _PART.match(stat.key)
+    if match is None:
+        return Part(stat=stat)
+    return Part(
+        stat=stat,
+        fleet=match["fleet"],
+        slot=match["slot"] or match["of"],
+        what=match["closed"] or match["what"],
+        name=match["name"] or "",
+    )
 
 
 def closed_slots(store: ObjectStore, fleet: str) -> tuple[str, ...]:
@@ -36,19 +86,23 @@ def begin_try(store: ObjectStore, fleet: str, slot: str, name: str, told: Mappin
     store.put(f"{PREFIX}{fleet}/tries/{slot}/{name}.json", json.dumps(dict(told)).encode())
 
 
-def keep(store: ObjectStore, night: Night, standing: Standing | None, pages: Mapping[str, str]) -> None:
-    """Keeps what stands and the reports; `standing` is None for a night that never came to look."""
-    place = f"{PREFIX}{night.fleet}/reports/{night.slot}"
+def keep(
+    store: ObjectStore, night: Night, standing: Standing | None, pages: Mapping[str, str]
+) -> dict[str, str]:
+    """Keeps what stands and the reports, file -> SHA-256; `standing` is None for a night that never came to look."""
+    files = {name: text.encode() for name, text in pages.items()}
     if standing is not None:
         data = json.dumps(asdict(standing), sort_keys=True).encode()
-        store.put(f"{place}/standing.json.gz", gzip.compress(data, mtime=0))
-    for name, text in pages.items():
-        store.put(f"{place}/{name}", text.encode())
+        files[STANDING] = gzip.compress(data, mtime=0)
+    for name, data in files.items():
+        store.put(f"{PREFIX}{night.fleet}/reports/{night.slot}/{name}", data)
+    return {name: digest_bytes(data) for name, data in files.items()}
 
 
-def close(store: ObjectStore, night: Night, *, stands: bool) -> bool:
-    """Closes the slot, after all that belongs to it is kept; False if another had closed it."""
-    record = {**asdict(night), "stands": stands}
+def close(store: ObjectStore, night: Night, files: Mapping[str, str]) -> bool:
+    """Closes the slot, after all files that belong to it are kept; False if another had closed it."""
+    record = {**asdict(night), "stands": STANDING in files, "files": dict(files)}
+    record["digest"] = digest(record)
     return store.put_if_absent(f"{PREFIX}{night.fleet}/closed/{night.slot}.json", json.dumps(record).encode())
 
 
@@ -116,7 +170,7 @@ def night_of(record: Mapping[str, Any]) -> Night:
 
 
 def _standing(store: ObjectStore, fleet: str, slot: str) -> Standing:
-    key = f"{PREFIX}{fleet}/reports/{slot}/standing.json.gz"
+    key = f"{PREFIX}{fleet}/reports/{slot}/{STANDING}"
     try:
         value = json.loads(gzip.decompress(store.get(key)))
         return Standing(**{**value, "versions": tuple(value["versions"])})

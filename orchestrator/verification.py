@@ -6,14 +6,13 @@ import itertools
 import json
 import re
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from orchestrator import results
 from orchestrator.artifacts import LISTING, ArtifactFile, artifact_files, artifact_key, differences
+from orchestrator.damages import Verification, Watch
 from orchestrator.durable import sha256_of
 from orchestrator.errors import Damaged, NoSuchVersion, NotFound, RegistryError
 from orchestrator.identity import digest, digest_bytes
@@ -21,6 +20,7 @@ from orchestrator.inflight import mapped
 from orchestrator.listing import PREFIX, unit_of
 from orchestrator.names import is_sha256, problem_of_part, problem_of_path
 from orchestrator.ports import ObjectStore, Outlet, Stat
+from orchestrator.recordchecks import check_nights, check_proposals
 from orchestrator.registries.opening import open_outlet
 from orchestrator.schemas import RESULT_TABLES
 from orchestrator.signing import problem_of_seal, verifying_key
@@ -34,35 +34,6 @@ _MOVE = re.compile(r"promotions/[^/]+-([0-9a-f]{16})\.json\Z")
 _REMAKE = "delete it, and the next run makes it again"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Damage:
-    """One thing that is not what its digest says, or not there."""
-
-    kind: str
-    """`result`, `artifact`, `dataset`, `published` or `record`."""
-    subject: str
-    """Its key, or the version in its registry."""
-    problem: str
-    advice: str
-
-
-@dataclass(slots=True)
-class Verification:
-    """What was read, and what is wrong with it."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    """Things looked at, by kind."""
-    bytes: int = 0
-    damages: list[Damage] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
-    """Keys of objects that prunefleet did not write: named, never touched."""
-    unfinished: list[str] = field(default_factory=list)
-    """Artifacts that an upload has not completed and no result points to: `gc` removes them when they are old."""
-
-
-Watch = Callable[[Verification], None]
-
-
 def verify(store: ObjectStore, fleet: Fleet | None = None, watch: Watch = lambda _: None) -> Verification:
     """Re-checks every digest; with a fleet, every published version too. `watch` is called after each object.
 
@@ -74,6 +45,8 @@ def verify(store: ObjectStore, fleet: Fleet | None = None, watch: Watch = lambda
         _check_artifacts(store, pointing, Path(scratch), done, watch)
         _check_datasets(store, Path(scratch), done, watch)
     moves = _check_moves(store, done, watch)
+    check_nights(store, done, watch)
+    check_proposals(store, fleet.promotion if fleet else None, done, watch)
     if fleet is not None:
         _check_published(store, fleet, moves, done, watch)
     return done
@@ -103,9 +76,9 @@ def _check_results(store: ObjectStore, done: Verification, watch: Watch) -> dict
 
     pointing: dict[str, str] = {}
     for found, problem, digests in mapped(read, known(), THREADS):
-        _count(done, "result", found.bytes)
+        done.count("result", found.bytes)
         if problem:
-            done.damages.append(_damage("result", found.key, problem, f"{_REMAKE}."))
+            done.damaged("result", found.key, problem, f"{_REMAKE}.")
         pointing.update(dict.fromkeys(digests, found.key))
         watch(done)
     return pointing
@@ -145,7 +118,7 @@ def _check_artifact(
     done: Verification,
     watch: Watch,
 ) -> None:
-    _count(done, "artifact", 0)
+    done.count("artifact", 0)
     try:
         files = artifact_files(store, name)
     except (Damaged, NotFound) as error:
@@ -163,16 +136,16 @@ def _check_artifact(
         return path, file, _digest_problem(store, artifact_key(name, path), file.bytes, file.sha256, scratch)
 
     for path, file, problem in mapped(look, files.items(), THREADS):
-        _count(done, "file", file.bytes)
+        done.count("file", file.bytes)
         if problem:
             key = artifact_key(name, path)
-            done.damages.append(_damage("artifact", key, problem, _advice_for(name, result)))
+            done.damaged("artifact", key, problem, _advice_for(name, result))
         watch(done)
 
 
 def _lost_artifact(name: str, result: str, problem: str, done: Verification) -> None:
     told = f"{problem}; {result} points to it" if result else problem
-    done.damages.append(_damage("artifact", f"artifacts/{name}", told, _advice_for(name, result)))
+    done.damaged("artifact", f"artifacts/{name}", told, _advice_for(name, result))
 
 
 def _advice_for(name: str, result: str) -> str:
@@ -194,10 +167,10 @@ def _check_datasets(store: ObjectStore, scratch: Path, done: Verification, watch
                 done.foreign.append(found.key)
 
     for found, problem in mapped(look, known(), THREADS):
-        _count(done, "dataset", found.bytes)
+        done.count("dataset", found.bytes)
         if problem:
             advice = "delete it, and the next run takes it again from the fleet's own file."
-            done.damages.append(_damage("dataset", found.key, problem, advice))
+            done.damaged("dataset", found.key, problem, advice)
         watch(done)
 
 
@@ -234,10 +207,10 @@ def _check_moves(store: ObjectStore, done: Verification, watch: Watch) -> list[d
 
     sound = []
     for found, row in mapped(read, store.list("promotions/"), THREADS):
-        _count(done, "record", found.bytes)
+        done.count("record", found.bytes)
         if row is None:
             advice = "compare it with the registry's alias and a backup; nothing makes it again."
-            done.damages.append(_damage("record", found.key, "it is not what was recorded", advice))
+            done.damaged("record", found.key, "it is not what was recorded", advice)
         else:
             sound.append(row)
         watch(done)
@@ -256,14 +229,14 @@ def _check_published(
         spec = fleet.registries.get(row["registry"])
         if spec is None:
             continue
-        _count(done, "published", 0)
+        done.count("published", 0)
         problem = _published_problem(
             store, open_outlet(row["registry"], spec), row, key, is_current=place in current
         )
         if problem:
             subject = f"{row['registry']}/{row['model']}@{row['published_version']}"
             advice = "remove that version; the next run publishes it again from the store."
-            done.damages.append(_damage("published", subject, problem, advice))
+            done.damaged("published", subject, problem, advice)
         watch(done)
 
 
@@ -288,12 +261,3 @@ def _published_problem(
     except (OSError, RegistryError) as error:
         return f"it cannot be read: {error}"
     return "; ".join(lines[:5])
-
-
-def _count(done: Verification, kind: str, size: int) -> None:
-    done.counts[kind] += 1
-    done.bytes += size
-
-
-def _damage(kind: str, subject: str, problem: str, advice: str) -> Damage:
-    return Damage(kind=kind, subject=subject, problem=problem, advice=advice)

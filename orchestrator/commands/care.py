@@ -26,10 +26,10 @@ from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
     from orchestrator.collection import Marked
+    from orchestrator.damages import Verification
     from orchestrator.garbage import Doomed
     from orchestrator.probes.checks import Check
     from orchestrator.spec import Fleet
-    from orchestrator.verification import Verification
 
 EXIT_DAMAGED = 4
 SAY_EVERY_SECONDS = 5.0
@@ -101,7 +101,7 @@ def gc(
     ] = "7d",
     runs_older_than: Annotated[
         str | None,
-        typer.Option(help="Also remove the records of runs that are older: status, report, attempts."),
+        typer.Option(help="Also remove records of runs and reports of nights that are older."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go. The default.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove it.")] = False,

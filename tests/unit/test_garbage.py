@@ -22,7 +22,7 @@ def thing(kind, name="n", days=30.0, modified=None):
 def facts(*things, **changes):
     empty = Facts(
         things=things, artifacts=frozenset(), unreadable=(), done=frozenset(), data=frozenset(), is_running=False,
-        runs=frozenset(),
+        runs=frozenset(), nights=frozenset(), proposals=frozenset(),
     )  # fmt: skip
     return replace(empty, **changes)
 
@@ -50,6 +50,12 @@ N = frozenset({"n"})
         (Kind.ASIDE, {}, True),
         (Kind.UPLOAD, {}, True),
         (Kind.RUN, {}, False),
+        (Kind.NIGHT, {}, False),
+        (Kind.HALF_NIGHT, {}, True),
+        (Kind.HALF_NIGHT, {"nights": N}, False),
+        (Kind.PROPOSAL, {}, True),
+        (Kind.PROPOSAL, {"proposals": N}, False),
+        (Kind.PROPOSAL, {"proposals": None}, False),
     ],
 )
 def test_what_may_go(kind, changes, goes):
@@ -103,7 +109,7 @@ THINGS = st.builds(
 SETS = st.frozensets(NAMES)
 FACTS = st.builds(
     Facts, things=st.lists(THINGS, max_size=12).map(tuple), artifacts=SETS, unreadable=st.lists(NAMES, max_size=1).map(tuple),
-    done=SETS, data=st.none() | SETS, is_running=st.booleans(), runs=SETS,
+    done=SETS, data=st.none() | SETS, is_running=st.booleans(), runs=SETS, nights=SETS, proposals=st.none() | SETS,
 )  # fmt: skip
 LIMITS_DRAWN = st.builds(
     Limits, at=st.just(NOW), older_than=st.floats(min_value=0, max_value=40 * DAY),
@@ -119,7 +125,7 @@ def test_nothing_that_is_needed_or_young_ever_goes(found, limits):
         assert doomed.reason
         age = limits.at - gone.modified
         assert age >= SHORTEST
-        assert age >= (limits.runs_older_than if gone.kind is Kind.RUN else limits.older_than)
+        assert age >= (limits.runs_older_than if gone.kind in (Kind.RUN, Kind.NIGHT) else limits.older_than)
         match gone.kind:
             case Kind.ARTIFACT | Kind.HALF_ARTIFACT:
                 assert gone.name not in found.artifacts
@@ -133,6 +139,11 @@ def test_nothing_that_is_needed_or_young_ever_goes(found, limits):
             case Kind.RUN:
                 assert limits.runs_older_than is not None
                 assert gone.name not in found.runs
+            case Kind.NIGHT | Kind.HALF_NIGHT:
+                assert gone.name not in found.nights
+            case Kind.PROPOSAL:
+                assert found.proposals is not None
+                assert gone.name not in found.proposals
 
 
 @given(FACTS, LIMITS_DRAWN, st.floats(min_value=0, max_value=40 * DAY))

@@ -28,6 +28,7 @@ INPUTS_SQUARED_PER_PARAMETER = (
 BATCH_TOKENS = 4096  # of one step of distillation at most, as in `tasks.batches`
 DISTILLED_BYTES_PER_PARAMETER = 16  # float32 weights, both moments of Adam, and gradients
 LOOKS = 8  # at the held-out loss, as in `tasks.distillation`
+MOST_TIMINGS = 8  # as in `tasks.ladder`
 PRIOR_WEIGHT = 2.0  # the prior counts as so many past units
 
 
@@ -121,8 +122,16 @@ def prior_seconds(unit: Unit, pool: Pool) -> float:
     if unit.task is TaskName.SENSITIVITY:
         layers = max(1.0, math.sqrt(model.parameters) / 40)  # layer counts grow with the root of the size
         passes += 1.0 + len(unit.step.params["grid"]) * layers / unit.parts
-    work = passes * tokens + _recovery_tokens(unit, tokens)
+    work = passes * tokens + _recovery_tokens(unit, tokens) + _timing_tokens(unit)
     return seconds + work * 2.0 * model.parameters / speed
+
+
+def _timing_tokens(unit: Unit) -> float:
+    """Tokens of the passes that a search for a latency times."""
+    timing = unit.step.params.get("timing")
+    if not timing:
+        return 0.0
+    return float(4 * MOST_TIMINGS * timing["repetitions"] * timing["batch"] * timing["sequence"])
 
 
 def _recovery_tokens(unit: Unit, tokens: float) -> float:

@@ -48,6 +48,7 @@ FINDING_KINDS = (
     "skipped_examples",
     "skipped_file",
     "skipped_layer",
+    "slower_when_smaller",
     "smaller_batch",
     "too_few_samples",
     "total_size",

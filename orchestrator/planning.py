@@ -13,7 +13,7 @@ from orchestrator.domain import Catalog, Chain, DataRef, Impossible, ModelVersio
 from orchestrator.identity import digest
 from orchestrator.looks import looks_at
 from orchestrator.prunespec import PruneSpec
-from orchestrator.spec import DatasetSpec, Fleet, Match, RecipeSpec
+from orchestrator.spec import DatasetSpec, Fleet, LatencySpec, Match, RecipeSpec
 from tasks.contract import TASK_VERSIONS
 
 VERSIONS: Mapping[str, int] = {**TASK_VERSIONS, "judge": 3}
@@ -229,7 +229,7 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
         sensitivity = _step(TaskName.SENSITIVITY, params, calibration, recipe.seed)
     if recipe.prune:
         calibration_data = _calibration_of(recipe, ref)
-        prune = _step(TaskName.PRUNE, _prune_params(recipe.prune), calibration_data, recipe.seed)
+        prune = _step(TaskName.PRUNE, _prune_params(recipe, recipe.prune), calibration_data, recipe.seed)
     if recipe.evaluate:
         asked_slices = recipe.evaluate.slices
         dataset = fleet.datasets[recipe.evaluate.dataset]
@@ -262,13 +262,15 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
     return _Steps(sensitivity=sensitivity, prune=prune, evaluate=evaluate, latency=latency, judge=judge)
 
 
-def _prune_params(prune: PruneSpec) -> dict[str, Any]:
+def _prune_params(recipe: RecipeSpec, prune: PruneSpec) -> dict[str, Any]:
     if prune.cut is not None:
+        timing = (recipe.evaluate.latency if recipe.evaluate else None) or LatencySpec()
         return {
             "criterion": prune.criterion,
             "cut": prune.cut.shares,
             "round_to": prune.round_to,
             **prune.extras,
+            **({"timing": timing.model_dump()} if prune.has_latency_budget else {}),
         }
     return {
         **_mask_params(prune),

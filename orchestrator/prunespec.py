@@ -19,18 +19,15 @@ class BudgetSpec(Part):
     """Effective ones: multiply-adds with nonzero weights. A dense runtime does them all; one that skips zeros gains."""
     bytes: Fraction | None = None
     """Of the tensors, each that is pruned as a bit mask and its nonzero values, all others as they are."""
-    latency: Fraction | None = None
-    """Of what is really cut out; a mask makes no runtime faster, and is refused."""
+    latency: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Of the time of a pass, with `cut`, whose shares are then the most that may go: as little of them as it takes goes. Timed
+    beside the dense model as `evaluate.latency` says, or by its defaults. Masks make no runtime faster: refused for them."""
 
     @model_validator(mode="after")
     def _one(self) -> BudgetSpec:
         given = [name for name, share in self.model_dump().items() if share is not None]
         if len(given) != 1:
             raise ValueError("a budget names exactly one of parameters, flops, bytes, latency")
-        if self.latency is not None:
-            raise ValueError(
-                "masks make no runtime faster, so there is no budget of latency for them; use parameters, flops or bytes"
-            )
         return self
 
 
@@ -115,7 +112,8 @@ class PruneSpec(Part):
     amount: Fraction | None = None
     """The share of the prunable weights to remove; N:M implies it."""
     budget: BudgetSpec | None = None
-    """In place of `amount`, for allocation sensitivity or knapsack: how much of the dense model may remain."""
+    """In place of `amount`, for allocation sensitivity or knapsack: how much of the dense model may remain. With `cut`: of its
+    latency."""
     quality: QualitySpec | None = None
     """In place of `amount`, for allocation sensitivity or knapsack: how much loss it may cost."""
     scope: Literal["tensor", "row", "model"] | None = None
@@ -148,6 +146,11 @@ class PruneSpec(Part):
             return self._cuts(self.cut)
         if self.criterion == "loss":
             raise ValueError("criterion: loss needs cut: it measures what a whole unit is worth")
+        if self.has_latency_budget:
+            raise ValueError(
+                "masks make no runtime faster, so there is no budget of latency for them; use cut, or a budget of "
+                "parameters, flops or bytes"
+            )
         if self.round_to != 1:
             raise ValueError("round_to needs cut: masks change no size")
         if self.is_n_of_m:
@@ -183,12 +186,16 @@ class PruneSpec(Part):
 
     def _cuts(self, cut: CutSpec) -> PruneSpec:
         masks = (
-            *("pattern", "amount", "budget", "quality", "scope", "allocation"),
+            *("pattern", "amount", "quality", "scope", "allocation"),
             *("max_amount", "min_amount", "min_tokens", "skip"),
         )
         given = [name for name in masks if getattr(self, name) != type(self).model_fields[name].default]
         if given:
             raise ValueError(f"{given[0]} is about masks, and does not go with cut")
+        if self.budget is not None and not self.has_latency_budget:
+            raise ValueError(
+                "with cut a budget can be one of latency alone; cut says how much of the rest goes"
+            )
         if self.recover is not None and self.recover.bias:
             raise ValueError(
                 "recover.bias is about masks, and does not go with cut; distill learns biases too"
@@ -203,6 +210,11 @@ class PruneSpec(Part):
     def is_measured(self) -> bool:
         """Whether the allocation reads measured sensitivities."""
         return self.allocation in ("sensitivity", "knapsack")
+
+    @property
+    def has_latency_budget(self) -> bool:
+        """Whether a measured latency says how much is cut."""
+        return self.budget is not None and self.budget.latency is not None
 
     @property
     def extras(self) -> dict[str, Any]:

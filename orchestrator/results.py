@@ -73,7 +73,7 @@ class Commit(StrEnum):
 
     CREATED = "created"
     EXISTED_EQUAL = "existed_equal"
-    """Another had written the same rows, or the clock's (see `schemas.CLOCKED`); nothing was lost but time."""
+    """Another had written the same rows, or the clock's (see `schemas.is_clocked`); nothing was lost but time."""
     EXISTED_DIFFERENT = "existed_different"
     """Another had written other rows: the computation is not deterministic. The first rows stay."""
 
@@ -122,7 +122,8 @@ def commit(store: ObjectStore, task: str, unit_key: str, data: bytes) -> Commit:
     if store.put_if_absent(key, data):
         return Commit.CREATED
     kept, offered = read(store, task, unit_key), decode(data)
-    if kept.content_sha256 == offered.content_sha256 or task in schemas.CLOCKED:
+    is_equal = kept.content_sha256 == offered.content_sha256
+    if is_equal or schemas.is_clocked(task, offered.provenance.get("params")):
         return Commit.EXISTED_EQUAL
     _record_nondeterminism(store, kept, offered)
     return Commit.EXISTED_DIFFERENT

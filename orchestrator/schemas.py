@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,6 +83,10 @@ _TABLES: Mapping[str, Sequence[tuple[str, pa.DataType]]] = {
         ("predicted_increase", pa.float64()),
         ("least_increase", pa.float64()),
         ("measured_increase", pa.float64()),
+        ("latency_ratio", pa.float64()),
+        ("latency_ratio_low", pa.float64()),
+        ("latency_ratio_high", pa.float64()),
+        ("latency_timings", pa.int64()),
     ],
     "recoveries": [
         ("step", pa.string()),
@@ -214,6 +219,18 @@ RESULT_TABLES: Mapping[str, tuple[str, ...]] = {
 
 CLOCKED = frozenset({"latency"})
 """Tasks whose rows are a clock's: two computations of one unit never agree, which says nothing against either."""
+
+
+def is_clocked(task: str, params: str | None) -> bool:
+    """Whether a clock had a say in the rows of a unit with these params, JSON as in its provenance.
+
+    Of the units that prune, only those with a budget of latency: all others give the same bytes each time.
+    """
+    if task in CLOCKED:
+        return True
+    asked = json.loads(params) if task == "prune" and params else {}
+    return "latency" in (asked.get("budget") or {})
+
 
 FOLDED = (
     "units", "sensitivity", "layers", "artifacts", "recoveries", "evaluations", "latencies", "verdicts",

@@ -206,6 +206,8 @@ class RecipeSpec(Part):
                 what = f"criterion: {self.prune.criterion}"
                 if self.prune.allocation == "owl":
                     what = "allocation: owl"
+                elif self.prune.has_latency_budget and self.prune.criterion in ("magnitude", "random"):
+                    what = "budget.latency"
                 elif self.prune.recover and self.prune.criterion in ("magnitude", "random"):
                     what = "recover"
                 raise ValueError(f"{what} needs calibration data: set prune.dataset, or a sensitivity step")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
 from tasks.batches import Batch, batch_tokens_for, batches, logits_of
-from tasks.contract import Finding, Product, Row, Work
+from tasks.contract import Dataset, Finding, Product, Row, Work
 from tasks.data import read
 from tasks.families import READS_TEXT
 from tasks.fitting import Fitted, Item, fit
@@ -35,8 +36,8 @@ def run(work: Work) -> Product:
     """
     assert work.dense is not None, "a latency unit reads the dense model too"
     pruned, dense = load(work.model, work.device), load(work.dense, work.device)
-    batch, sequence, findings = _batch(work, dense)
-    speed = speed_of(list(_blocks(dense, pruned, batch, int(work.params["repetitions"]))))
+    batch, sequence, findings = batch_of(work.datasets["evaluation"], dense, work.params)
+    speed = speed_of(list(blocks_of(dense, pruned, batch, int(work.params["repetitions"]))))
     row: Row = {
         "runtime": f"torch {torch.__version__.split('+')[0]} eager",
         "device": _device_name(work),
@@ -56,7 +57,8 @@ def run(work: Work) -> Product:
     return Product(tables={"latencies": [row]}, findings=(*findings, *_no_gain(dense, pruned, speed, row)))
 
 
-def _blocks(dense: Model, pruned: Model, batch: Batch, repetitions: int) -> Iterator[Block]:
+def blocks_of(dense: Model, pruned: Model, batch: Batch, repetitions: int) -> Iterator[Block]:
+    """Timings of both models in turns, after a warm-up; every other block the other way round."""
     warm = [min(seconds_of(dense, batch, 1), seconds_of(pruned, batch, 1)) for _ in range(WARM_UP)]
     passes = max(1, math.ceil(LEAST_SECONDS / warm[-1]))
     for number in range(repetitions):
@@ -79,10 +81,12 @@ def seconds_of(model: Model, batch: Batch, passes: int) -> float:
     return (time.perf_counter() - started) / passes
 
 
-def _batch(work: Work, model: Model) -> tuple[Batch, int | None, list[Finding]]:
+def batch_of(
+    data: Dataset, model: Model, params: Mapping[str, Any]
+) -> tuple[Batch, int | None, list[Finding]]:
     """The batch to time, its tokens an example (None for arrays), and what had to be made smaller."""
-    fitted = fit(read(work.datasets["evaluation"]), model, labelled=False)
-    asked, sequence = int(work.params["batch"]), int(work.params["sequence"])
+    fitted = fit(read(data), model, labelled=False)
+    asked, sequence = int(params["batch"]), int(params["sequence"])
     if model.family not in READS_TEXT:
         items = tuple(itertools.islice(itertools.cycle(fitted.items), asked))
         return next(batches(Fitted(items=items), model, _NO_LIMIT)), None, []
@@ -96,7 +100,7 @@ def _batch(work: Work, model: Model) -> tuple[Batch, int | None, list[Finding]]:
     message = (
         f"timed with {found[0]} x {found[1]} tokens instead of {asked} x {sequence}: the model takes no more"
     )
-    smaller = [Finding(kind="smaller_batch", subject=work.datasets["evaluation"].path.name, message=message)]
+    smaller = [Finding(kind="smaller_batch", subject=data.path.name, message=message)]
     return batch, length, smaller if found != (asked, sequence) else []
 
 

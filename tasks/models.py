@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -158,16 +159,17 @@ def _load(path: Path, device: str) -> Model:
         tensor = checkpoint.mapped(stored[0])
         for copy in stored[1:]:
             _check_same(tensor, checkpoint.mapped(copy), stored[0], copy, checkpoint)
-        _assign_(module, naming.shared[first], tensor.to(device))
+        assign_(module, naming.shared[first], tensor.to(device))
     for assembly in naming.assemblies:
         for name, tensor in assembly.assemble(module, checkpoint.mapped).items():
             names = next(names for names in naming.shared.values() if name in names)
-            _assign_(module, names, tensor.to(device))
+            assign_(module, names, tensor.to(device))
     module.to(device)
     return model
 
 
-def _assign_(module: nn.Module, names: tuple[str, ...], tensor: torch.Tensor) -> None:
+def assign_(module: nn.Module, names: Sequence[str], tensor: torch.Tensor) -> None:
+    """Puts a tensor in the place of a parameter or buffer, under all of its names."""
     weight = nn.Parameter(tensor, requires_grad=False)
     for name in names:
         path, _, leaf = name.rpartition(".")

@@ -9,47 +9,34 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
 
 from tasks.accounts import write_mark
-from tasks.axes import axes_of, shapes_of, with_changes
-from tasks.building import build
+from tasks.axes import shapes_of, with_changes
+from tasks.choosing import choose_cut, units_of
 from tasks.configs import CONFIG, MAX_CONFIG_BYTES, ModelConfig, read_config
 from tasks.contract import BadInput, Finding, Product, Row, Work
+from tasks.cutrecipes import DEPTH, CutRecipe, read_cut
 from tasks.cuts import Cut
+from tasks.cuttiming import columns_of, search
 from tasks.data import read
-from tasks.depth import Stack, bypassed, stack_of
+from tasks.depth import bypassed
 from tasks.fitting import fit
 from tasks.headers import open_regular
 from tasks.holding import holding
 from tasks.measures import dense_flops, parameter_names
 from tasks.models import Model, load, load_afresh, outline, prunable_layers
-from tasks.patterns import mask_lowest, pruned_count
 from tasks.probing import answer_of, in_float32
-from tasks.recipes import bad_recipe
 from tasks.recount import ArtifactWrong, count_nonzero
 from tasks.recovery import Recovered, recover_
 from tasks.reopening import reopen_in_a_clean_process
 from tasks.resizing import Stored, write_anew
 from tasks.rewriting import rewrite
+from tasks.smaller import smaller_module
 from tasks.strictjson import parse_object
-from tasks.symmetry import Group, groups_of
-from tasks.units import choose, kept_count
-from tasks.worths import Worths, calibration_of, worths_of
+from tasks.worths import calibration_of, worths_of
 
-DEPTH = "depth"
 SAME = 1e-3
 """By which answers may differ, relative to the largest, where they should be the same but for rounding."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CutRecipe:
-    """The params of a prune unit that cuts, checked."""
-
-    criterion: str
-    cut: Mapping[str, float]
-    """Kind of unit -> the share of them that goes."""
-    round_to: int
 
 
 def run_cut(work: Work) -> Product:
@@ -64,26 +51,27 @@ def run_cut(work: Work) -> Product:
         raise ValueError("a prune unit needs an output directory")
     model = outline(work.model)
     config = read_config(work.model, len(model.checkpoint.names))
-    groups = _groups(model, config, recipe)
-    dtype = next(model.module.parameters()).dtype
-    stack = stack_of(config, model.config, dtype) if DEPTH in recipe.cut else None
+    groups, stack = units_of(model, config, recipe)
     worths = worths_of(work, recipe.criterion, groups, stack)
-    cut = _choose(recipe, groups, stack, worths)
+    timed, told = search(work, config, recipe, groups, stack, worths) if recipe.latency else (None, ())
+    chosen = recipe.scaled(timed.chosen.factor) if timed else recipe
+    cut = choose_cut(chosen, groups, stack, worths)
     file_findings = _write(work, model, config, cut)
     fresh = load_afresh(work.output, work.device)
     _check_slices(work, fresh, cut)
     doubts = tuple(_separable(recipe, model, fresh, cut))
     recovered = _recover(work, fresh)
     rows = list(_rows(model, recipe, cut))
-    artifact = _artifact(model, work.output)
+    artifact = _artifact(model, work.output) | (columns_of(timed) if timed else {})
     if work.params.get("verify") == "process":
         _check_apart(work.output, artifact)
     write_mark(work, rows, artifact)
     findings = (
         *model.findings,
         *worths.findings,
+        *told,
         *file_findings,
-        *_doubts(recipe, cut, artifact),
+        *_doubts(chosen, cut, artifact),
         *doubts,
         *(recovered.findings if recovered else ()),
     )
@@ -93,51 +81,13 @@ def run_cut(work: Work) -> Product:
     return Product(tables=tables, has_artifact=True, findings=findings)
 
 
-def read_cut(params: Mapping[str, Any]) -> CutRecipe:
-    """The params of a prune unit that cuts; BadInput for values that make no sense."""
-    cut = {str(kind): float(share) for kind, share in params["cut"].items()}
-    if not cut:
-        raise bad_recipe("cut names nothing")
-    for kind, share in cut.items():
-        if not 0 <= share <= 1:
-            raise bad_recipe(f"cut.{kind} is {share!r} and must be a share from 0 to 1")
-    return CutRecipe(criterion=params["criterion"], cut=cut, round_to=int(params.get("round_to", 1)))
-
-
-def _groups(model: Model, config: ModelConfig, recipe: CutRecipe) -> tuple[Group, ...]:
-    kinds = [kind for kind in recipe.cut if kind != DEPTH]
-    if not kinds:
-        return ()
-    dtype = next(model.module.parameters()).dtype
-    wide = in_float32(model)
-    answer = answer_of(wide)
-    axes = [axis for kind in kinds for axis in axes_of(config, model.config, kind, dtype)]
-    return tuple(group for axis in axes for group in groups_of(wide.module, axis, answer))
-
-
-def _choose(recipe: CutRecipe, groups: Sequence[Group], stack: Stack | None, worths: Worths) -> Cut:
-    changes: dict[Any, Any] = {}
-    choices = []
-    for group, found in zip(groups, worths.units, strict=True):
-        axis = group.axis
-        alike = [other for other in groups if other.axis is axis]
-        kept = kept_count(axis, recipe.cut[axis.kind], recipe.round_to, alike)
-        changes |= axis.settings(kept)
-        choices.append(choose(group, found, kept))
-    blocks: tuple[int, ...] = ()
-    if stack and worths.blocks is not None:
-        blocks = best_blocks(worths.blocks, recipe.cut[DEPTH])
-        changes |= stack.changes(blocks)
-    return Cut(choices=tuple(choices), stack=stack, blocks=blocks, changes=changes)
-
-
 def _write(work: Work, model: Model, config: ModelConfig, cut: Cut) -> tuple[Finding, ...]:
     """The smaller checkpoint; BadInput if config.json cannot say what is left."""
     assert work.output is not None
     state = load(work.model).module.state_dict(keep_vars=True)
     dtype = next(model.module.parameters()).dtype
     wanted = shapes_of(config, cut.changes, dtype)
-    planned = _Planned(model=model, cut=cut, module=_smaller(config, cut, dtype))
+    planned = _Planned(model=model, cut=cut, module=smaller_module(config, cut, dtype))
     for name, shape in wanted.items():
         origin = cut.origin(name)
         if origin not in state:
@@ -189,11 +139,6 @@ def taken_apart(module: Any, name: str, weight: torch.Tensor) -> dict[str, torch
 
     found: dict[str, torch.Tensor] = revert_weight_conversion(module, {name: weight})
     return found
-
-
-def _smaller(config: ModelConfig, cut: Cut, dtype: torch.dtype) -> nn.Module:
-    values = with_changes(config.values, cut.changes)
-    return build(ModelConfig(architecture=config.architecture, values=values, findings=()), dtype)[0]
 
 
 def _config_text(work: Work, cut: Cut) -> str:
@@ -343,12 +288,6 @@ def _rounded(name: str, share: float, count: int, kept: int) -> Iterator[Finding
     elif share == 1:
         message = f"all {count} were to go; {kept} stay, since a model cannot do without any"
         yield Finding(kind="kept_least", subject=name, message=message)
-
-
-def best_blocks(worths: torch.Tensor, share: float) -> tuple[int, ...]:
-    """The blocks that stay, in order: those of greatest worth, of equals the first, and one at least."""
-    gone = min(len(worths) - 1, pruned_count(share, len(worths)))
-    return tuple(int(block) for block in (~mask_lowest(worths.numpy(), gone)).nonzero()[0])
 
 
 def _cannot_say(tensor: str, why: str) -> NoReturn:

@@ -265,6 +265,32 @@ def test_a_computation_that_differs_is_a_finding(
     assert results.read(any_store, "sensitivity", unit_key(0)).rows("sensitivity")[0]["delta"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("params", "second"),
+    [
+        ('{"budget": {"latency": 0.7}, "cut": {"width": 0.5}}', results.Commit.EXISTED_EQUAL),
+        ('{"budget": {"bytes": 0.7}}', results.Commit.EXISTED_DIFFERENT),
+        ('{"cut": {"width": 0.5}}', results.Commit.EXISTED_DIFFERENT),
+        (None, results.Commit.EXISTED_DIFFERENT),
+    ],
+)
+def test_only_units_whose_clock_had_a_say_may_differ(
+    any_store: Any,
+    provenance: Callable[..., dict[str, Any]],
+    unit_key: Callable[[int], str],
+    params: str | None,
+    second: results.Commit,
+) -> None:
+    found = []
+    for digest in ("a", "b"):
+        data = results.encode(
+            "prune", {"artifacts": [{"digest": digest}]}, provenance(0, "prune", params=params)
+        )
+        found.append(results.commit(any_store, "prune", unit_key(0), data))
+    assert found == [results.Commit.CREATED, second]
+    assert results.read(any_store, "prune", unit_key(0)).rows("artifacts")[0]["digest"] == "a"
+
+
 def test_a_store_whose_path_is_odd_is_queried_all_the_same(tmp_path: Path, commit_units: CommitUnits) -> None:
     for number, name in enumerate(("with space", "100%", "ümläut 日本", "a+b&c=d", "semi;colon'quote")):
         store = LocalStore(tmp_path / f"{number} {name}")

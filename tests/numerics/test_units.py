@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.axes import Axis, Dim
+from tasks.choosing import best_blocks
 from tasks.contract import BadInput
 from tasks.criteria import NOTHING, Seen, criterion_named
+from tasks.cutrecipes import read_cut
 from tasks.cuts import Cut, without
 from tasks.models import Layer
-from tasks.structuring import best_blocks, read_cut
 from tasks.symmetry import Group, Slot
 from tasks.units import choose, kept_count, readers, worth
 

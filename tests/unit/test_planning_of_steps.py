@@ -158,6 +158,24 @@ def test_a_cut_by_data_reads_calibration_data(make_plan, fleet_text):
     assert plan.units[chain.prune].step.data.split == "calibration"
 
 
+def test_a_cut_by_latency_is_timed_as_the_evaluation_times_and_needs_data_to_be_timed_on(
+    make_plan, fleet_text, costs, make_pool
+):
+    how = "criterion: magnitude, cut: {width: 0.5}, budget: {latency: 0.7}, dataset: manual"
+    found = {}
+    for name, evaluate in (("default", ""), ("as asked", ", latency: {batch: 2, sequence: 32}")):
+        text = cutting(fleet_text, how).replace("metric: perplexity", f"metric: perplexity{evaluate}")
+        plan = make_plan(text=text)
+        (chain,) = (chain for chain in plan.chains if chain.recipe == "two-four")
+        found[name] = plan.units[chain.prune]
+    assert found["default"].step.params["timing"] == {"batch": 8, "sequence": 128, "repetitions": 20}
+    assert found["as asked"].step.params["timing"] == {"batch": 2, "sequence": 32, "repetitions": 20}
+    assert found["default"].step.params["budget"] == {"latency": 0.7}
+    assert found["default"].step.data.name == "manual"
+    longer, shorter = (costs.estimate(found[name], make_pool()).seconds for name in ("default", "as asked"))
+    assert longer > shorter
+
+
 def test_a_cut_is_expected_to_take_more_memory_and_its_trials_more_time(
     make_plan, fleet_text, costs, make_pool
 ):

@@ -200,6 +200,18 @@ def test_every_mistake_is_told_at_once(fleet_text):
             "masks make no runtime faster",
         ),
         (
+            "{prune: {criterion: magnitude, cut: {width: 0.5}, budget: {parameters: 0.5}, dataset: manual}}",
+            "a budget can be one of latency alone",
+        ),
+        (
+            "{prune: {criterion: magnitude, cut: {width: 0.5}, budget: {latency: 0.5}}}",
+            "budget.latency needs calibration data",
+        ),
+        (
+            "{prune: {criterion: magnitude, cut: {width: 0.5}, budget: {latency: 0}, dataset: manual}}",
+            "greater than 0",
+        ),
+        (
             "{prune: {criterion: magnitude, quality: {max_increase: 0}, allocation: knapsack}}",
             "greater than 0",
         ),

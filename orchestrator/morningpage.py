@@ -10,7 +10,7 @@ from jinja2 import Environment
 
 from orchestrator import wording
 from orchestrator.morning import TITLES, Kind, Morning
-from orchestrator.pages import style, templates
+from orchestrator.pages import inline, templates
 from orchestrator.reportcases import STATUSES
 
 MOST_ITEMS = 50
@@ -32,7 +32,7 @@ def pages(morning: Morning) -> dict[str, str]:
 
 def render_html(morning: Morning) -> str:
     """One page without scripts or outside resources; foreign text in it is inert."""
-    sheet, digest = style()
+    sheet, digest = inline("report.css")
     return (
         _environment()
         .get_template("morning.html.j2")

@@ -1,4 +1,4 @@
-"""Pure. What every page is made with: templates in which foreign text is inert, and one style sheet with its hash."""
+"""Pure. What every page is made with: templates in which foreign text is inert, and inline files with their hashes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def templates() -> Environment:
 
 
 @cache
-def style() -> tuple[Markup, str]:
-    """The style sheet, and its SHA-256 as a page's Content-Security-Policy names it."""
-    text = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+def inline(name: str) -> tuple[Markup, str]:
+    """A style sheet or script, and its SHA-256 as the Content-Security-Policy of the page that holds it names it."""
+    text = (_TEMPLATES / name).read_text(encoding="utf-8")
     return Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

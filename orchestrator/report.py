@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,25 +12,30 @@ from markupsafe import Markup
 
 from orchestrator import wording
 from orchestrator.charts import share_bar
-from orchestrator.pages import style, templates
+from orchestrator.domain import FailureClass
+from orchestrator.pages import inline, templates
 from orchestrator.reportcases import STATUSES, Case, cases_of, worsening
 from orchestrator.reportdata import ReportData
 from orchestrator.reportdrawings import (
     Figure,
     amount_figure,
-    quality_against_size,
+    best_trades,
+    quality_figures,
     sensitivity_figures,
     slice_figure,
 )
 from orchestrator.reportview import (
     ADVICE,
     MEASURES,
+    costs_by,
     finding_counts,
     headline,
     pool_times,
     size_sentence,
     speed_sentence,
+    total_dollars,
 )
+from orchestrator.rundiff import Differences, Turn, differences
 from orchestrator.svg import mark
 from orchestrator.timeline import task_keys, timeline
 
@@ -40,6 +46,13 @@ MOST_SECTIONS = 16
 MOST_REFUSED = 50
 MOST_ROWS = 100  # of the table before it is folded
 MOST_LINES = 20  # of a list in the summary
+TURNS: Mapping[Turn, tuple[str, str]] = {
+    Turn.WORSE: ("block", "▼"),
+    Turn.BETTER: ("pass", "▲"),
+    Turn.NEW: ("measured", "+"),
+    Turn.GONE: ("waiting", "−"),
+}
+"""The colour and sign of each way in which a case is not as it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +68,13 @@ class Section:
 
 
 def render_html(data: ReportData) -> str:
-    """One page without scripts or outside resources; foreign text in it is inert, and its style has a hash."""
+    """One page without outside resources; foreign text in it is inert, and its style and its one script have hashes."""
     cases = cases_of(data)
     sections = _sections(cases)
     anchors = {case.index: section.anchor for section in sections for case in section.cases}
     shapes = {recipe: index for index, recipe in enumerate(sorted({case.recipe for case in cases}))}
-    sheet, digest = style()
+    sheet, style_hash = inline("report.css")
+    script, script_hash = inline("report.js")
     return (
         _environment()
         .get_template("report.html.j2")
@@ -72,19 +86,27 @@ def render_html(data: ReportData) -> str:
             tiles=_tiles(cases, data),
             bar=_status_bar(cases),
             refused=[case for case in cases if case.status in ("block", "inconclusive")],
+            roots=[row for row in data.failures if row.get("class") != FailureClass.UPSTREAM],
             data=data,
             cases=cases,
             anchors=anchors,
+            recipes_at=shapes,
             shapes=[(recipe, mark(index, 8, 8, 5.5, "mark key")) for recipe, index in shapes.items()],
-            scatters=quality_against_size(cases, shapes),
+            scatters=quality_figures(cases, shapes),
+            best=best_trades(cases),
+            since=_since(cases, data),
             sections=sections,
             models=len({(case.registry, case.model, case.version) for case in cases}),
             findings=finding_counts(data.findings),
             pools=pool_times(data),
+            recipes=costs_by(data, "recipe"),
+            dollars=total_dollars(data),
             timeline=timeline(data.units, data.run.get("started_at"), data.run.get("finished_at")),
             tasks=task_keys(),
             style=sheet,
-            style_hash=digest,
+            style_hash=style_hash,
+            script=script,
+            script_hash=script_hash,
         )
     )
 
@@ -103,6 +125,7 @@ def render_markdown(data: ReportData) -> str:
             refused=[case for case in cases if case.status in ("block", "inconclusive")],
             cases=cases,
             data=data,
+            since=_since(cases, data),
             findings=finding_counts(data.findings),
         )
     )
@@ -112,12 +135,14 @@ def render_markdown(data: ReportData) -> str:
 def _environment() -> Environment:
     environment = templates()
     environment.filters |= {
+        "finite": math.isfinite,
         "number": wording.number,
         "percent": wording.percent,
         "change": wording.change,
         "size": wording.size,
     }
     environment.globals |= {
+        "TURNS": TURNS,
         "worsening": worsening,
         "STATUSES": STATUSES,
         "ADVICE": ADVICE,
@@ -128,6 +153,11 @@ def _environment() -> Environment:
         "MOST_LINES": MOST_LINES,
     }
     return environment
+
+
+def _since(cases: Sequence[Case], data: ReportData) -> Differences | None:
+    """What changed since the run before; None where there was none."""
+    return differences(data.before, cases) if data.run.get("compared_with") else None
 
 
 def _sections(cases: Sequence[Case]) -> list[Section]:

@@ -49,3 +49,8 @@ class ReportData:
     """What no unit could be planned for, so that it has no chain: subject, recipe, reason."""
     publications: Sequence[Row] = ()
     """Rows of `promotions` that still stand; `registry` and `model` are those of the published version."""
+    pools: Sequence[Row] = ()
+    """What a slot of each pool costs: pool, dollars_per_second."""
+    before: Sequence[Row] = ()
+    """What the fleet's last run left of its cases, as `rundiff.figures_of` tells them; its id is `run["compared_with"]`,
+    absent where there was none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -21,10 +21,11 @@ from orchestrator.charts import (
     heat_map,
     intervals,
 )
+from orchestrator.front import front
 from orchestrator.reportcases import Case
 from orchestrator.reportdata import Row
 from orchestrator.scatterplot import Point, scatter
-from orchestrator.wording import NAME_LENGTH, TEXT_LENGTH, count, percent, plain
+from orchestrator.wording import NAME_LENGTH, TEXT_LENGTH, change, count, percent, plain
 
 MOST_PANELS = 12
 MOST_CURVES = 60
@@ -44,41 +45,91 @@ class Figure:
     note: str = ""
 
 
-def quality_against_size(cases: Sequence[Case], shapes: dict[str, int]) -> list[Figure]:
-    """One scatter plot for each metric: relative harm against the share of parameters that are not zero."""
+def best_trades(cases: Sequence[Case]) -> frozenset[int]:
+    """Indices of the cases on the fleet's Pareto front, by metric: of those that were not refused, no other is at least as
+    good in quality, parameters, file size and measured latency, and better in one of them. What was not measured wins nothing."""
+    chosen: set[int] = set()
+    for members in _by_metric(
+        case for case in cases if case.status not in ("block", "inconclusive")
+    ).values():
+        chosen.update(members[place].index for place in front([_goods(case) for case in members]))
+    return frozenset(chosen)
+
+
+def _goods(case: Case) -> tuple[float, ...]:
+    assert case.relative is not None
+    files = case.bytes / case.dense_bytes if case.bytes is not None and case.dense_bytes else None
+    known = (case.nonzero, files, _latency(case))
+    return (case.relative[0], *(math.inf if value is None else value for value in known))
+
+
+def _latency(case: Case) -> float | None:
+    return 1 / case.speedup if case.speedup and math.isfinite(case.speedup) else None
+
+
+def _by_metric(cases: Iterable[Case]) -> dict[str, list[Case]]:
+    found: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        if case.metric and case.nonzero is not None and case.relative is not None:
+            found[case.metric].append(case)
+    return dict(sorted(found.items()))
+
+
+_AXES: tuple[tuple[str, str, Callable[[Case], float | None]], ...] = (
+    ("size", "parameters that are not zero, of the dense model's", lambda case: case.nonzero),
+    ("measured latency", "measured latency, of the dense model's", _latency),
+)
+
+
+def quality_figures(cases: Sequence[Case], shapes: Mapping[str, int]) -> list[Figure]:
+    """For each metric, relative harm against the share of parameters that are not zero, and against latency where it was
+    measured; the line is the front in that plane of what was not refused."""
+    best = best_trades(cases)
     figures = []
-    for metric in sorted({case.metric for case in cases if case.metric}):
-        points = [
-            Point(
-                label=case.id,
-                recipe=plain(case.recipe, 40),
-                x=case.nonzero,
-                y=case.relative[0],
-                low=case.relative[1],
-                high=case.relative[2],
-                shape=shapes[case.recipe],
-                status=case.status,
-            )
-            for case in cases
-            if case.metric == metric and case.nonzero is not None and case.relative is not None
-        ]
-        if len(points) > 1:
-            figures.append(_scatter(metric, points))
+    for metric, members in _by_metric(cases).items():
+        for name, axis, of in _AXES:
+            placed = [(case, x) for case in members if (x := of(case)) is not None]
+            if len(placed) > 1:
+                points = [_point(case, x, shapes, case.index in best) for case, x in placed]
+                figures.append(_scatter(metric, name, axis, points))
     return figures
 
 
-def _scatter(metric: str, points: Sequence[Point]) -> Figure:
+def _point(case: Case, x: float, shapes: Mapping[str, int], is_best: bool) -> Point:
+    assert case.relative is not None
+    assert case.nonzero is not None
+    harm, low, high = case.relative
+    recipe = plain(case.recipe, 40)
+    told = [f"{case.id}, {recipe}: {change(harm)}", f"{percent(case.nonzero)} of the parameters are not zero"]
+    if (latency := _latency(case)) is not None:
+        told.append(f"latency {percent(latency)} of the dense model's")
+    if is_best:
+        told.append("no other beats it in all of these")
+    return Point(
+        label=case.id,
+        told=", ".join(told),
+        x=x,
+        y=harm,
+        low=low,
+        high=high,
+        shape=shapes[case.recipe],
+        status=case.status,
+        is_best=is_best,
+    )
+
+
+def _scatter(metric: str, name: str, axis: str, points: Sequence[Point]) -> Figure:
     drawing = scatter(
         points,
-        label=f"{metric}: relative harm against the share of parameters that are not zero, {len(points)} marks",
-        x_label="parameters that are not zero, of the dense model's",
+        label=f"{metric}: relative harm against {axis}, {len(points)} marks",
+        x_label=axis,
         y_label=f"{metric}, relative change for the worse ▴",
     )
     named = str(drawing).count('class="name"')
     note = (
         "" if named == len(points) else f"{named} of {len(points)} marks are named; point at one to read it."
     )
-    return Figure(title=metric.capitalize(), drawings=(drawing,), note=note)
+    return Figure(title=f"{metric.capitalize()} against {name}", drawings=(drawing,), note=note)
 
 
 def sensitivity_figures(rows: Iterable[Row]) -> list[Figure]:

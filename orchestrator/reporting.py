@@ -7,12 +7,17 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from orchestrator import lastrun
+from orchestrator.costs import money
 from orchestrator.domain import Chain, Plan, Unit
+from orchestrator.errors import Damaged
 from orchestrator.gains import Gains, count_gains
 from orchestrator.ports import ObjectStore
 from orchestrator.records import read_records
 from orchestrator.report import ReportData, render_html, render_markdown
+from orchestrator.reportcases import cases_of
 from orchestrator.reportdata import BY_CHAIN
+from orchestrator.rundiff import figures_of
 from orchestrator.scheduling import Progress, UnitState
 from orchestrator.survey import Survey
 from orchestrator.tables import read_table
@@ -57,8 +62,9 @@ def write_report(
     closed: Mapping[str, Any],
     progress: Progress | None,
 ) -> ReportData:
-    """Writes runs/<run>/report.html and report.md; what they show."""
+    """Writes runs/<run>/report.html and report.md, and the figures that the next run is compared with; what they show."""
     data = gather(survey, run_id, closed, progress)
+    lastrun.keep(survey.store, run_id, survey.plan.fleet, figures_of(cases_of(data)))
     survey.store.put(f"runs/{run_id}/report.html", render_html(data).encode())
     survey.store.put(f"runs/{run_id}/report.md", render_markdown(data).encode())
     return data
@@ -78,8 +84,13 @@ def gather(
         {k for k, s in progress.states.items() if s is UnitState.DONE} if progress else set()
     )
     strange = read_records(survey.store, "findings").table.to_pylist()
+    compared_with, before, problem = _before(survey, run_id)
     return ReportData(
-        run={**closed, **{name: _moment(closed[name]) for name in ("started_at", "finished_at")}},
+        run={
+            **closed,
+            **{name: _moment(closed[name]) for name in ("started_at", "finished_at")},
+            "compared_with": compared_with,
+        },
         chains=[
             _chain_row(survey, chain, done, overall.get(chain.judge, ""), progress) for chain in plan.chains
         ],
@@ -90,7 +101,7 @@ def gather(
         latencies=rows["latencies"],
         verdicts=rows["verdicts"],
         exemplars=rows["exemplars"],
-        findings=[*rows["findings"], *(row for row in strange if row["unit_key"] in plan.units)],
+        findings=[*rows["findings"], *(row for row in strange if row["unit_key"] in plan.units), *problem],
         units=[row for row in rows["units"] if row["run_id"] == run_id],
         failures=_failures(plan, progress),
         impossible=[
@@ -98,7 +109,18 @@ def gather(
             for item in plan.impossible
         ],
         publications=_standing(survey),
+        pools=[{"pool": name, "dollars_per_second": money(1.0, pool)} for name, pool in survey.pools.items()],
+        before=before,
     )
+
+
+def _before(survey: Survey, run_id: str) -> tuple[str, list[Row], list[Row]]:
+    """The id and figures of the fleet's last run, and a finding where they cannot be read."""
+    try:
+        return *lastrun.last(survey.store, run_id, survey.plan.fleet), []
+    except Damaged as error:
+        told = {"kind": "no_comparison", "subject": "the last run", "message": str(error), "unit_key": ""}
+        return "", [], [told]
 
 
 def _chain_row(survey: Survey, chain: Chain, done: set[str], verdict: str, progress: Progress | None) -> Row:
@@ -124,17 +146,6 @@ def _chain_state(survey: Survey, chain: Chain, done: set[str], progress: Progres
     if any(key in survey.plan.quarantined or key in survey.placement.misfits for key in chain.units):
         return "impossible"
     return "waiting"
-
-
-def _impossible(survey: Survey) -> list[Row]:
-    plan = survey.plan
-    found = [
-        {"subject": item.subject, "recipe": item.recipe, "reason": item.reason} for item in plan.impossible
-    ]
-    for key, reason in survey.placement.misfits.items():
-        unit = plan.units[key]
-        found.append({"subject": _subject(unit), "recipe": unit.recipe, "reason": reason})
-    return found
 
 
 def _standing(survey: Survey) -> list[Row]:

@@ -108,21 +108,68 @@ class PoolTime:
     gpu_seconds: float | None
     against_prediction: float | None
     """Seconds taken over seconds predicted, where both are known."""
+    dollars: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What the units of one kind cost in this run."""
+
+    name: str
+    units: int
+    busy_seconds: float
+    dollars: float
+
+
+def costs_by(data: ReportData, column: str) -> list[Cost]:
+    """Time and money by a column of `units`, the most first; a unit that serves several recipes counts for its first."""
+    prices = _prices(data)
+    found = [
+        Cost(
+            name=plain(name or "unknown", NAME_LENGTH),
+            units=len(rows),
+            busy_seconds=math.fsum(row["wall_seconds"] for row in rows),
+            dollars=_dollars(rows, prices),
+        )
+        for name, rows in _worked(data, column).items()
+    ]
+    return sorted(found, key=lambda cost: (-cost.dollars, -cost.busy_seconds, cost.name))
+
+
+def total_dollars(data: ReportData) -> float:
+    """What all units of this run cost together."""
+    return math.fsum(cost.dollars for cost in costs_by(data, "pool"))
+
+
+def _prices(data: ReportData) -> dict[str, float]:
+    return {row["pool"]: row["dollars_per_second"] for row in data.pools}
+
+
+def _dollars(rows: Sequence[Row], prices: Mapping[str, float]) -> float:
+    return math.fsum(row["wall_seconds"] * prices.get(row.get("pool") or "", 0.0) for row in rows)
+
+
+def _worked(data: ReportData, column: str) -> dict[str, list[Row]]:
+    """The units that this run did, by a column."""
+    run_id = data.run.get("run_id")
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in data.units:
+        if row.get("run_id") in (None, run_id) and row.get("wall_seconds") is not None:
+            found[row.get(column) or ""].append(row)
+    return found
 
 
 def pool_times(data: ReportData) -> list[PoolTime]:
     """Timing by pool, the busiest first; units that other runs did are not counted."""
-    run_id = data.run.get("run_id")
-    pools: dict[str, list[Row]] = defaultdict(list)
-    for row in data.units:
-        if row.get("run_id") in (None, run_id) and row.get("wall_seconds") is not None:
-            pools[row.get("pool") or ""].append(row)
+    prices = _prices(data)
+    pools = _worked(data, "pool")
     return sorted(
-        (_pool_time(pool, rows) for pool, rows in pools.items()), key=lambda p: (-p.busy_seconds, p.pool)
+        (_pool_time(pool, rows, prices) for pool, rows in pools.items()),
+        key=lambda p: (-p.busy_seconds, p.pool),
     )
 
 
-def _pool_time(pool: str, rows: Sequence[Row]) -> PoolTime:
+def _pool_time(pool: str, rows: Sequence[Row], prices: Mapping[str, float]) -> PoolTime:
     predicted = [row for row in rows if row.get("predicted_seconds")]
     expected = sum(row["predicted_seconds"] for row in predicted)
     return PoolTime(
@@ -133,6 +180,7 @@ def _pool_time(pool: str, rows: Sequence[Row]) -> PoolTime:
         cpu_seconds=_total(rows, "cpu_seconds"),
         gpu_seconds=_total(rows, "gpu_seconds"),
         against_prediction=sum(row["wall_seconds"] for row in predicted) / expected if expected else None,
+        dollars=_dollars(rows, prices),
     )
 
 

@@ -161,6 +161,9 @@ def test_a_new_version_is_all_that_the_next_night_works_on(make_home, parts):
     assert models == [{"model": "lm", "version": "2"}]
     aliases = json.loads((home.root / "published" / "lm" / "aliases.json").read_text())
     assert aliases["candidate"].startswith("2-")
+    told = (home.root / "store" / "runs" / second["run_id"] / "report.md").read_text()
+    assert f"## Since run `{first['run_id']}`" in told
+    assert "zoo/lm@2" in told.split("## Since run")[1].split("\n## ")[0]
 
 
 def test_broken_models_cost_only_themselves(make_home, parts):

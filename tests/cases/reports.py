@@ -285,7 +285,7 @@ def case(key="k", verdict="pass", metric="accuracy", state="done", evaluations=N
 class Page(HTMLParser):
     """What a page is made of; raises where tags do not nest."""
 
-    VOID = frozenset({"meta", "link", "br", "img", "hr"})
+    VOID = frozenset({"meta", "link", "br", "img", "hr", "input"})
 
     def __init__(self, html):
         super().__init__()
@@ -308,7 +308,7 @@ class Page(HTMLParser):
         assert self.stack.pop() == tag
 
     def handle_data(self, data):
-        if self.stack and self.stack[-1] not in ("style", "title"):
+        if self.stack and self.stack[-1] not in ("style", "title", "script"):
             self.text.append(data)
 
     @property

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import pytest
+from cases.browser import CHROMIUM, chromium
+from cases.reports import many
+from cases.reports import night as reports_night
 
 from orchestrator.report import ReportData, render_html
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 pytestmark = [
     pytest.mark.browser,
@@ -82,31 +81,22 @@ def night(name):
     )  # fmt: skip
 
 
-def opened(tmp_path, html):
-    """The page's DOM after it was opened, and what the browser's console said."""
-    file = tmp_path / "report.html"
-    file.write_text(html, encoding="utf-8")
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--enable-logging=stderr",
-            "--v=0",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--dump-dom",
-            file.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as one:
+        yield one
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """Opens a page as a file."""
+
+    def opened(html, **look):
+        file = tmp_path / "report.html"
+        file.write_text(html, encoding="utf-8")
+        return browser.page(file.as_uri(), **look)
+
+    return opened
 
 
 def tags(dom):
@@ -125,9 +115,11 @@ def title(dom):
     return re.search("<title>(.*?)</title>", dom)[1]
 
 
-def test_the_page_opens_without_a_word_on_the_console(tmp_path):
-    dom, console = opened(tmp_path, render_html(night("zoo")))
-    assert console == []
+@pytest.mark.parametrize("look", [{}, {"dark": True}, {"width": 360}, {"script": False}], ids=str)
+def test_the_page_opens_without_a_word_on_the_console(show, look):
+    page = show(render_html(night("zoo")), **look)
+    dom = page.dom
+    assert page.console == []
     assert title(dom) == "prunefleet: zoo, run zoo"
     assert dom.count('role="img"') >= 10
     assert (
@@ -136,30 +128,42 @@ def test_the_page_opens_without_a_word_on_the_console(tmp_path):
     )
 
 
-def test_the_console_is_where_a_broken_policy_would_be_told(tmp_path):
+def test_the_console_is_where_a_broken_policy_would_be_told(show):
     """Without this, silence on the console would prove nothing."""
     html = render_html(night("zoo")).replace(
         "</main>", "<script>document.title='pwned'</script><b style='color:red'></b></main>"
     )
-    dom, console = opened(tmp_path, html)
-    assert title(dom) == "prunefleet: zoo, run zoo"
-    told = " ".join(console)
+    page = show(html)
+    assert title(page.dom) == "prunefleet: zoo, run zoo"
+    told = " ".join(page.console)
     assert "script" in told
     assert "style" in told
 
 
-def test_a_changed_style_would_be_refused(tmp_path):
-    html = render_html(night("zoo")).replace("<style>", "<style>body{background:url(http://127.0.0.1:9/x)}")
-    _, console = opened(tmp_path, html)
-    assert any("style-src" in line for line in console)
+@pytest.mark.parametrize(
+    ("tag", "addition"), [("style", "body{background:red}"), ("script", "document.title=1;")]
+)
+def test_a_changed_style_or_script_would_be_refused(show, tag, addition):
+    page = show(render_html(night("zoo")).replace(f"<{tag}>", f"<{tag}>{addition}"))
+    assert any(f"{tag}-src" in line for line in page.console)
+    assert title(page.dom) == "prunefleet: zoo, run zoo"
 
 
-def test_hostile_names_run_nothing_load_nothing_and_make_no_element(tmp_path):
-    plain_page, _ = opened(tmp_path, render_html(night("zoo")))
-    page, console = opened(tmp_path, render_html(night(" ".join(PAYLOADS))))
-    assert console == []
-    assert title(page).startswith("prunefleet: &lt;script&gt;")
-    harmless, suspect = tags(plain_page), tags(page)
+def test_markup_cannot_be_made_of_text_even_by_the_page_itself(show):
+    page = show(render_html(night("zoo")))
+    page.tell(
+        "try { document.body.innerHTML = '<b>pwned</b>' } catch { document.body.dataset.refused = 'yes' }"
+    )
+    assert page.tell("document.body.dataset.refused") == "yes"
+
+
+def test_hostile_names_run_nothing_load_nothing_and_make_no_element(show):
+    plain_page = show(render_html(night("zoo"))).dom
+    page = show(render_html(night(" ".join(PAYLOADS))))
+    suspect_page = page.dom
+    assert page.console == []
+    assert title(suspect_page).startswith("prunefleet: &lt;script&gt;")
+    harmless, suspect = tags(plain_page), tags(suspect_page)
     assert {tag for tag, _ in suspect} == {tag for tag, _ in harmless}
     assert {key for _, attributes in suspect for key in attributes} <= {
         key for _, attributes in harmless for key in attributes
@@ -168,8 +172,150 @@ def test_hostile_names_run_nothing_load_nothing_and_make_no_element(tmp_path):
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=range(len(PAYLOADS)))
-def test_each_payload_alone_leaves_the_document_as_it_was(tmp_path, payload):
-    dom, console = opened(tmp_path, render_html(night(payload)))
-    assert console == []
+def test_each_payload_alone_leaves_the_document_as_it_was_also_when_it_is_read_out(show, payload):
+    page = show(render_html(night(payload)))
+    page.tell("document.querySelector('details.model').open = true")
+    page.tell("document.querySelector('svg:has(.cell)').focus()")
+    page.press("Home")
+    assert page.tell("document.getElementById('tip').textContent").endswith(": 0.3000")
+    dom = page.dom
+    assert page.console == []
     assert title(dom).startswith("prunefleet: ")
     assert "</footer>" in dom
+
+
+# --- by hand -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many_cases():
+    """Twelve cases of four models under three recipes, ten times over: more than are shown at first."""
+    return render_html(many(reports_night(blocks=1), 10))
+
+
+SHOWN = "[...document.querySelectorAll('table.cases tbody tr')].filter(row => !row.hidden)"
+
+
+def names(page):
+    """The rows in view: model and recipe."""
+    return page.tell(f"{SHOWN}.map(row => row.cells[1].textContent.replace('★', '').trim())")
+
+
+def test_without_a_script_every_row_is_there_and_nothing_waits_for_one(show, many_cases):
+    page = show(many_cases, script=False)
+    assert len(names(page)) == 120
+    assert page.tell("document.getElementById('tools').hidden")
+    assert page.tell("document.querySelectorAll('th button, svg[tabindex]').length") == 0
+
+
+def test_typing_filters_by_model_and_recipe(show, many_cases):
+    page = show(many_cases)
+    assert len(names(page)) == 100
+    page.tell("document.getElementById('find').focus()")
+    page.press("ASSISTANT-B-3 half")
+    assert names(page) == ["zoo/assistant-b-3@1wanda-half"]
+    assert page.tell("document.getElementById('shown').textContent") == "1 of 120 rows"
+    page.press(" nothing")
+    assert names(page) == []
+
+
+def choose(page, control, value):
+    """What a click on an option does."""
+    page.tell(
+        f"(c => {{ c.value = {value!r}; c.dispatchEvent(new Event('input')) }})(document.getElementById({control!r}))"
+    )
+
+
+def test_choosing_filters_by_verdict_and_recipe_together(show, many_cases):
+    page = show(many_cases)
+    choose(page, "verdict", "failed")
+    assert names(page) == [f"zoo/assistant-d-{i}@1magnitude-70" for i in range(10)]
+    choose(page, "recipe", page.tell("document.querySelector('#recipe option:last-child').value"))
+    assert names(page) == []
+
+
+def test_the_best_trade_offs_alone_are_those_with_a_star(show, many_cases):
+    page = show(many_cases)
+    page.tell("document.getElementById('best').focus()")
+    page.tell("document.getElementById('best').click()")
+    assert 0 < len(names(page)) < 100
+    assert page.tell(f"{SHOWN}.every(row => row.querySelector('.star'))")
+
+
+def test_the_keyboard_sorts_by_a_column_and_again_the_other_way_with_the_unknown_last(show, many_cases):
+    page = show(many_cases)
+    page.tell(
+        "[...document.querySelectorAll('th button')].find(b => b.textContent.startsWith('Change')).focus()"
+    )
+    page.press("Enter")
+    assert page.tell("document.activeElement.parentNode.getAttribute('aria-sort')") == "ascending"
+    values = f"{SHOWN}.map(row => row.cells[3].dataset.v).filter(v => v !== undefined).map(Number)"
+    rising = page.tell(values)
+    assert rising == sorted(rising)
+    page.press("Enter")
+    falling = page.tell(values)
+    assert falling == sorted(falling, reverse=True)
+    page.tell("document.querySelector('.scroll + button').click()")
+    known = page.tell(f"{SHOWN}.map(row => row.cells[3].dataset.v !== undefined)")
+    assert len(known) == 120
+    assert known == sorted(known, reverse=True)
+
+
+def test_arrow_keys_walk_over_a_map_and_say_each_value(show):
+    page = show(render_html(night("zoo")))
+    page.tell("document.querySelectorAll('details.model').forEach(one => { one.open = true })")
+    page.tell("document.querySelector('svg:has(.cell)').focus()")
+    told = []
+    for key in ("Home", "ArrowRight", "ArrowDown", "ArrowLeft", "Escape"):
+        page.press(key)
+        told.append(page.tell("(tip => tip.hidden ? '' : tip.textContent)(document.getElementById('tip'))"))
+    amounts = [re.search(r" at (\d+) %", one)[1] for one in told[:4]]
+    assert amounts == ["30", "60", "60", "30"]
+    assert told[0] != told[3]
+    assert told[4] == ""
+    assert page.console == []
+
+
+def test_every_control_has_a_name_and_can_be_reached_by_tab(show, many_cases):
+    page = show(many_cases)
+    reached = set()
+    page.tell("document.querySelector('.lead').tabIndex = -1; document.querySelector('#all').tabIndex = -1")
+    page.tell("document.querySelector('#all').focus()")
+    for _ in range(12):
+        page.press("Tab")
+        reached.add(page.tell("document.activeElement.id || document.activeElement.localName"))
+    assert {"find", "verdict", "recipe", "best", "button"} <= reached
+    nodes = page.ask("Accessibility.getFullAXTree")["nodes"]
+    roles = {"button", "searchbox", "combobox", "checkbox", "link", "image", "table"}
+    found = [node for node in nodes if node.get("role", {}).get("value") in roles and not node["ignored"]]
+    assert roles - {"link", "image"} <= {node["role"]["value"] for node in found}
+    assert [node for node in found if not node.get("name", {}).get("value")] == []
+
+
+def test_nothing_is_wider_than_a_narrow_screen_but_what_scrolls(show, many_cases):
+    page = show(many_cases, width=360)
+    assert page.tell("document.documentElement.scrollWidth") == 360
+
+
+def test_on_paper_the_details_are_open_the_tools_gone_and_the_ground_is_light(show):
+    html = render_html(night("zoo"))
+    page = show(html, dark=True)
+    page.ask("Emulation.setEmulatedMedia", media="print")
+    assert page.tell("getComputedStyle(document.getElementById('tools')).display") == "none"
+    assert page.tell("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    inside = page.tell("document.querySelector('details.model h3').getBoundingClientRect().height")
+    assert inside > 0
+    assert page.printed().startswith(b"%PDF")
+
+
+def test_hundreds_of_models_answer_a_key_at_once(show):
+    page = show(render_html(many(reports_night(blocks=1), 80)))
+    assert len(names(page)) == 100
+    page.tell("document.getElementById('find').focus()")
+    took = page.tell(
+        "(start => { document.getElementById('find').value = 'b-4'; "
+        "document.getElementById('find').dispatchEvent(new Event('input')); return performance.now() - start })"
+        "(performance.now())"
+    )
+    assert len(names(page)) == 33
+    assert took < 2_000

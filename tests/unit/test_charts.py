@@ -171,14 +171,47 @@ def test_curves_name_the_worst_layer_and_show_their_errors():
     assert {group.get("class") for group in tree.iter("g")} == {"depth0", "depth5"}
 
 
-def test_the_scatter_plot_tells_all_of_a_mark_in_its_title():
-    points = [
-        Point(label=f"m{i}", recipe="half", x=0.5, y=i / 10, low=None, high=None, shape=0, status="pass")
-        for i in range(3)
+def marks(*places):
+    return [
+        Point(
+            label=f"m{i}",
+            told=f"m{i} told",
+            x=x,
+            y=y,
+            low=None,
+            high=None,
+            shape=0,
+            status=status,
+            is_best=best,
+        )
+        for i, (x, y, status, best) in enumerate(places)
     ]
+
+
+def test_the_scatter_plot_tells_all_of_a_mark_in_its_title_and_rings_the_best():
+    points = marks((0.5, 0.1, "pass", True), (0.6, 0.2, "pass", False))
     tree = drawn(scatter(points, label="all", x_label="x", y_label="y"))
     titles = {title.text for title in tree.iter("title")}
-    assert "m2, half: +20.0 %, 50.0 % of the parameters are not zero" in titles
+    assert {"m0 told", "m1 told"} <= titles
+    assert [ring.get("class") for ring in tree.iter("circle")].count("best") == 1
+
+
+def test_the_line_of_the_front_steps_down_to_the_right_and_passes_by_what_was_refused():
+    points = marks((0.3, 0.0, "block", False), (0.5, 0.3, "pass", True), (0.8, 0.1, "pass", True))
+    tree = drawn(scatter(points, label="all", x_label="x", y_label="y"))
+    (line,) = [shape for shape in tree.iter("polyline") if shape.get("class") == "front"]
+    corners = [tuple(map(float, corner.split(","))) for corner in line.get("points").split()]
+    (x1, y1), (x2, y2), (x3, y3) = corners
+    assert x1 < x2 == x3
+    assert y1 == y2 < y3
+
+
+def test_a_mark_slower_than_the_dense_model_is_still_within_the_drawing():
+    points = marks((1.4, 0.1, "pass", False), (0.9, 0.2, "pass", False))
+    tree = drawn(scatter(points, label="all", x_label="x", y_label="y"))
+    centres = [float(mark.get("cx")) for mark in tree.iter("circle")]
+    assert max(centres) <= float(tree.get("width"))
+    assert len(set(centres)) == 3
 
 
 def test_the_share_bar_is_divided_as_the_numbers_are():

@@ -27,7 +27,7 @@ def test_the_page_tells_what_was_refused_before_anything_else(page):
         "Refused, and why",
         "Failed or impossible, and what to do",
         "Models and recipes",
-        "Quality against size",
+        "Quality, size and speed",
         "Model by model",
         "Findings",
         "Published",
@@ -120,7 +120,7 @@ def test_the_examples_that_moved_most_are_listed_and_inert():
     assert "And 5 more, in the table exemplars." in table
     assert "absolute changes of their probabilities" in table
     assert "&lt;script&gt;" in table
-    assert "<script" not in html
+    assert html.count("<script") == 1
     assert "moved most" not in render_html(case())
 
 

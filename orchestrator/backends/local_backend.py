@@ -18,10 +18,12 @@ from orchestrator.ports import Assignment, AttemptEnded
 PRELOAD = [
     "orchestrator.worker",
     "orchestrator.results",
-    "tasks.pruning",
-    "tasks.sensitivity",
-    "tasks.evaluation",
-    "transformers.modeling_utils",
+    "orchestrator.judging",
+    "orchestrator.node_cache",
+    "orchestrator.artifacts",
+    "orchestrator.registries.opening",
+    "orchestrator.stores.opening",
+    "tasks.preloading",
 ]
 """Imported once by the server that children are forked from, so that an attempt does not pay for torch again."""
 

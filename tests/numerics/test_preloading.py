@@ -1,0 +1,17 @@
+"""What a server loads before children are forked from it."""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+from tasks.preloading import NEEDED, preload
+
+
+def test_what_children_inherit_is_loaded_and_frozen():
+    try:
+        preload()
+        assert set(NEEDED) <= set(sys.modules)
+        assert gc.get_freeze_count() > 100_000
+    finally:
+        gc.unfreeze()

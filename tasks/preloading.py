@@ -27,9 +27,8 @@ def preload() -> None:
     for name in OPTIONAL:
         with suppress(ImportError):
             importlib.import_module(name)
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-
-    get_checkpoint_conversion_mapping("llama")  # makes the rules of every family, and keeps them
+    rules = importlib.import_module("transformers.conversion_mapping")
+    rules.get_checkpoint_conversion_mapping("llama")  # makes the rules of every family, and keeps them
     gc.freeze()
 
 

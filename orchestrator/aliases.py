@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from orchestrator.aliasturn import turn
 from orchestrator.errors import AliasMoved, BrokenInvariant, Damaged, NoSuchVersion, NotFound, RegistryError
 from orchestrator.identity import canonical, digest
 from orchestrator.names import problem_of_part, problem_of_path, shown
@@ -81,7 +82,7 @@ def move_alias(
     if why := problem_of_part(move.alias):
         raise RegistryError(f"{shown(move.alias)!r} cannot be an alias: {why}")
     intent = f"promotions-begun/{digest([move.registry, move.model, move.alias])}.json"
-    with outlet.shelf(move.model, make=False) as shelf:
+    with turn(store, outlet, move.model, move.alias) as ours, outlet.shelf(move.model, make=False) as shelf:
         aliases = shelf.aliases()
         _finish(store, intent, aliases.get(move.alias))
         if not shelf.has(move.published_version):
@@ -93,12 +94,20 @@ def move_alias(
             raise AliasMoved(
                 f"{move.alias} of {move.model} points to {previous} by now, and not to {expected[0]}; look again"
             )
-        row = {**asdict(move), "previous_version": previous, "at": _text(move.at)}
+        ours.keep()
+        at = ours.moved_at(move.at)
+        row = {**asdict(move), "previous_version": previous, "at": _text(at)}
         store.put(intent, canonical(row))
         shelf.point(move.alias, move.published_version, previous)
+        current = shelf.aliases().get(move.alias)
         _record(store, row)
         store.delete(intent)
-    return {**row, "at": datetime.fromtimestamp(move.at, UTC)}
+    if current != move.published_version:
+        raise AliasMoved(
+            f"{move.alias} of {move.model} was moved to {move.published_version}, which is recorded, and right after by somebody "
+            f"who records nothing here to {current}; look at it"
+        )
+    return {**row, "at": datetime.fromtimestamp(at, UTC)}
 
 
 def _finish(store: ObjectStore, intent: str, current: str | None) -> None:

@@ -110,6 +110,8 @@ class Outlet(Protocol):
     """The writing side of a registry: where versions are published and aliases moved."""
 
     name: str
+    locks: bool
+    """Whether a shelf keeps everybody else away as long as it is open."""
 
     @property
     def url(self) -> str:

@@ -58,6 +58,7 @@ def between(schedule: ScheduleSpec, after: float, until: float) -> Iterator[Slot
         slot = following(schedule, slot.begins)
 
 
+@lru_cache(maxsize=4096)  # a night asks about the same few walls again and again
 def instant(wall: datetime, zone: ZoneInfo) -> float | None:
     """Seconds since the epoch at which a clock in the zone first shows this time.
 
@@ -101,6 +102,7 @@ def _following(schedule: ScheduleSpec, zone: ZoneInfo, at: float) -> tuple[datet
     return found
 
 
+@lru_cache(maxsize=1024)
 def _slot(schedule: ScheduleSpec, zone: ZoneInfo, wall: datetime, begins: float) -> Slot:
     after = _following(schedule, zone, begins)
     next_begins = after[1] if after else begins + HORIZON_DAYS * 86_400.0
@@ -115,7 +117,7 @@ def _walls(schedule: ScheduleSpec, start: datetime, *, back: bool) -> Iterator[d
         edge = edge + timedelta(minutes=1) if back else edge - _SECOND
         yield from CronSim(schedule.cron, edge, reverse=back)
         return
-    days = frozenset(DAYS.index(day) for day in schedule.days)
+    days = _weekdays(schedule.days)
     times = schedule.times[::-1] if back else schedule.times
     date = start.date()
     for _ in range(HORIZON_DAYS):
@@ -125,6 +127,11 @@ def _walls(schedule: ScheduleSpec, start: datetime, *, back: bool) -> Iterator[d
                 if (wall <= start) if back else (wall >= start):
                     yield wall
         date += -DAY if back else DAY
+
+
+@lru_cache
+def _weekdays(days: tuple[str, ...]) -> frozenset[int]:
+    return frozenset(DAYS.index(day) for day in days)
 
 
 def _unsteady(zone: ZoneInfo, at: float) -> timedelta:
@@ -137,7 +144,7 @@ def _local(zone: ZoneInfo, at: float) -> datetime:
     return datetime.fromtimestamp(at, zone).replace(tzinfo=None)
 
 
-@lru_cache(maxsize=4096)  # a night asks about the same few moments again and again
+@lru_cache(maxsize=4096)
 def _offset(zone: ZoneInfo, at: float) -> timedelta:
     offset = datetime.fromtimestamp(at, zone).utcoffset()
     assert offset is not None

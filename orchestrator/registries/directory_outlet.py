@@ -54,6 +54,8 @@ class DirectoryShelf:
 class DirectoryOutlet:
     """An Outlet in a directory of this machine or of a file system that it mounts."""
 
+    locks = True
+
     def __init__(self, name: str, root: Path):
         self.name = name
         self.root = root

@@ -116,6 +116,8 @@ class HubShelf:
 class HubOutlet:
     """An Outlet at a Hub. Errors: NotPermitted, for a cache: that is only read."""
 
+    locks = False
+
     def __init__(self, name: str, spec: HuggingFaceRegistrySpec):
         if spec.cache is not None:
             raise NotPermitted(

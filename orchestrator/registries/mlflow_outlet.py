@@ -114,6 +114,8 @@ class MlflowShelf:
 class MlflowOutlet:
     """An Outlet at an MLflow server."""
 
+    locks = False
+
     def __init__(self, name: str, spec: MlflowRegistrySpec):
         self.name = name
         self._source = MlflowSource(spec)

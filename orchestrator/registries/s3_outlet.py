@@ -87,6 +87,8 @@ class S3Shelf:
 class S3Outlet:
     """An Outlet in a bucket."""
 
+    locks = False
+
     def __init__(self, name: str, spec: S3RegistrySpec):
         self.name = name
         self._spec = spec

@@ -85,6 +85,7 @@ class Outlet:
     table: dict = field(default_factory=lambda: {"champion": "v0"})
     name: str = "out"
     url: str = "memory:out"
+    locks: bool = True
 
     @contextmanager
     def shelf(self, model, *, make):

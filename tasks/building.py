@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -12,9 +13,14 @@ import torch
 from torch import nn
 
 from tasks.architectures import ARCHITECTURES, Architecture
+from tasks.archives import refuse
 from tasks.configs import CONFIG, ModelConfig
 from tasks.contract import BadInput
 from tasks.families import FAMILIES, answer_of
+from tasks.interpreting import ExportedProgram
+from tasks.programfile import open_program
+from tasks.programkinds import check_inputs, family_of, settings_of
+from tasks.weights import DTYPES
 
 ENTRY_POINTS = "prunefleet.architectures"
 _SPARE_BYTES = 256 << 20
@@ -29,6 +35,43 @@ def build(config: ModelConfig, dtype: torch.dtype) -> tuple[nn.Module, str, Any]
         for point in entry_points(group=ENTRY_POINTS, name=config.architecture):
             return _build_own(point.load(), config)
         return _build_from_transformers(config, dtype)
+
+
+def build_program(path: Path, config: ModelConfig) -> tuple[nn.Module, str, Any]:
+    """(module on the meta device, family, settings) of a program of torch.export; config.json may say more than it does.
+
+    The family is that of the program's input and answer, unless the config names one (`family`). Errors: BadInput.
+    """
+    program, stored = open_program(path)
+    for name, one in stored.items():
+        if one.entry.dtype not in DTYPES:
+            refuse(path.name, f"its dtype {one.entry.dtype} belongs to a quantized or unusual model", name)
+    weights = {
+        name: (one.entry.name, one.entry.shape, DTYPES[one.entry.dtype], one.is_parameter)
+        for name, one in stored.items()
+    }
+    with torch.device("meta"):
+        module = ExportedProgram(program, weights)
+    settings = SimpleNamespace(**{**settings_of(program), **config.values})
+    family = config.values.get("family", family_of(program))
+    if family not in FAMILIES:
+        _refuse(
+            f"the program's kind is {family!r:.80}"
+            if family
+            else "what the program reads and answers is of no known kind",
+            f"Let `family` in {CONFIG} name one of {', '.join(sorted(FAMILIES))}.",
+        )
+    if answer_of(family) == "class" and getattr(settings, "problem_type", None) == "regression":
+        family = family.replace("_classifier", "_regressor")
+    check_inputs(program, family)
+    return module, family, settings
+
+
+def constants_of(module: nn.Module) -> frozenset[str]:
+    """Stored tensors of a program that are no weights; minus infinity is usual in them, as in a mask."""
+    if not isinstance(module, ExportedProgram):
+        return frozenset()
+    return frozenset(name for name, _ in module.named_buffers())
 
 
 def fill_buffers_(module: Any, weight_bytes: int) -> None:

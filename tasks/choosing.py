@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 
+from tasks.archives import PROGRAM
 from tasks.axes import Axis, axes_of
 from tasks.configs import ModelConfig
+from tasks.contract import BadInput
 from tasks.cutrecipes import DEPTH, CutRecipe
 from tasks.cuts import Cut
 from tasks.depth import Stack, stack_of
+from tasks.interpreting import ExportedProgram
 from tasks.models import Model
 from tasks.patterns import mask_lowest, pruned_count
 from tasks.probing import answer_of, in_float32
@@ -22,6 +25,13 @@ from tasks.worths import Worths
 
 def units_of(model: Model, config: ModelConfig, recipe: CutRecipe) -> tuple[tuple[Group, ...], Stack | None]:
     """The coupled groups of the kinds that a recipe cuts, and the blocks if it cuts those; BadInput if there are none."""
+    if isinstance(model.module, ExportedProgram):
+        raise BadInput(
+            "units cannot be taken out of a program",
+            why="its widths are fixed in its graph",
+            do="Cut the model before it is exported, or prune the program's weights without `cut`.",
+            file=PROGRAM,
+        )
     dtype = next(model.module.parameters()).dtype
     stack = stack_of(config, model.config, dtype) if DEPTH in recipe.cut else None
     kinds = [kind for kind in recipe.cut if kind != DEPTH]

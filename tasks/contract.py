@@ -18,7 +18,7 @@ class Work:
     """One unit as a task sees it: local files and JSON values, no registry, no store, no cluster."""
 
     model: Path
-    """Hugging Face layout (config.json, *.safetensors); shared by every process of the node, never written to."""
+    """Hugging Face layout (config.json, *.safetensors), or config.json and a program (model.pt2); shared by every process of the node, never written to."""
     params: Mapping[str, Any]
     """The recipe's step, JSON values only; the keys are those of the task's params model in the spec."""
     datasets: Mapping[str, Dataset] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Effects. Reads what a checkpoint says about itself, strictly, without its data: headers and indexes.
+"""Effects. Reads what a file of weights says about itself, strictly, without its data.
 
 Standard library only. Accepts nothing that the `safetensors` library rejects, and refuses more.
 """
@@ -6,7 +6,6 @@ Standard library only. Accepts nothing that the `safetensors` library rejects, a
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tasks.contract import BadInput, Finding, printable
+from tasks.contract import BadInput
 from tasks.strictjson import parse_object
 
 MAX_HEADER_BYTES = 25_000_000
@@ -32,11 +31,8 @@ DTYPE_BITS: Mapping[str, int] = {
 }  # fmt: skip
 """Every dtype of the format; which of them can be pruned is for `tasks.weights` to say."""
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.safetensors")
+EXPORT = "Export the model again with save_pretrained(safe_serialization=True)."
 _FIELDS = frozenset({"dtype", "shape", "data_offsets"})
-_EXPORT = "Export the model again with save_pretrained(safe_serialization=True)."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,22 +52,13 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFile:
-    """One safetensors file: where it is, how its data lies in it, and the bytes in front of the data."""
+    """One file of weights: where it is, how its data lies in it, and (safetensors) the bytes in front of the data."""
 
     path: Path
     entries: Mapping[str, TensorEntry]
     """By name, in the order in which the data lies in the file."""
     head: bytes
     bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """The files that hold a model's weights, in name order, and what is odd about them."""
-
-    files: tuple[WeightFile, ...]
-    index: Path | None
-    findings: tuple[Finding, ...] = ()
 
 
 def check_header(data: bytes, file_bytes: int, file: str) -> dict[str, TensorEntry]:
@@ -84,13 +71,13 @@ def check_header(data: bytes, file_bytes: int, file: str) -> dict[str, TensorEnt
     if len(data) < 8 + length:
         raise ValueError(f"check_header needs {8 + length} bytes, not {len(data)}")
     if data[8:9] != b"{":
-        _refuse(file, "a header begins with '{' at byte 8, and this one does not")
+        refuse(file, "a header begins with '{' at byte 8, and this one does not")
     header = parse_object(
         data[8 : 8 + length], what="the safetensors header", file=file, max_bytes=MAX_HEADER_BYTES
     )
     _check_metadata(header.pop("__metadata__", {}), file)
     if len(header) > MAX_TENSORS:
-        _refuse(file, f"it names {len(header)} tensors, more than {MAX_TENSORS}")
+        refuse(file, f"it names {len(header)} tensors, more than {MAX_TENSORS}")
     start = 8 + length
     entries = [_entry(name, fields, start, file) for name, fields in header.items()]
     entries.sort(key=lambda entry: (entry.begin, entry.end))
@@ -98,31 +85,31 @@ def check_header(data: bytes, file_bytes: int, file: str) -> dict[str, TensorEnt
     for entry in entries:
         if entry.begin != position:
             word = "overlaps the tensor before it" if entry.begin < position else "leaves a hole before it"
-            _refuse(file, f"its data {word}: begins at byte {entry.begin} instead of {position}", entry.name)
+            refuse(file, f"its data {word}: begins at byte {entry.begin} instead of {position}", entry.name)
         position = entry.end
     if position != file_bytes:
         word = "ends before its data does" if position > file_bytes else "has bytes after its last tensor"
-        _refuse(file, f"the file {word}: {file_bytes} bytes instead of {position}")
+        refuse(file, f"the file {word}: {file_bytes} bytes instead of {position}")
     return {entry.name: entry for entry in entries}
 
 
 def header_length(beginning: bytes, file_bytes: int, file: str) -> int:
     """Bytes of the JSON header, from the first eight of the file; a few hundred more help to name a mistake."""
     if file_bytes == 0:
-        _refuse(file, "the file is empty", do="Download or export it again.")
+        refuse(file, "the file is empty", do="Download or export it again.")
     if beginning.startswith(b"version https://git-lfs"):
-        _refuse(file, "it is a Git-LFS pointer, not the weights it points to", do="Run `git lfs pull` there.")
+        refuse(file, "it is a Git-LFS pointer, not the weights it points to", do="Run `git lfs pull` there.")
     if beginning.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        _refuse(
+        refuse(
             file, "it is a web page, not weights", do="Download it again; the server answered with a page."
         )
     if file_bytes < 8:
-        _refuse(file, f"{file_bytes} bytes are too few for a header")
+        refuse(file, f"{file_bytes} bytes are too few for a header")
     length = int.from_bytes(beginning[:8], "little")
     if length > MAX_HEADER_BYTES:
-        _refuse(file, f"the header claims {length} bytes, more than {MAX_HEADER_BYTES}")
+        refuse(file, f"the header claims {length} bytes, more than {MAX_HEADER_BYTES}")
     if 8 + length > file_bytes:
-        _refuse(file, f"the header claims {length} bytes and the file has only {file_bytes}: it is cut short")
+        refuse(file, f"the header claims {length} bytes and the file has only {file_bytes}: it is cut short")
     return length
 
 
@@ -134,58 +121,10 @@ def read_header(path: Path) -> WeightFile:
         length = header_length(beginning, size, path.name)
         head = (beginning + stream.read(max(0, 8 + length - len(beginning))))[: 8 + length]
     if len(head) < 8 + length:
-        _refuse(
+        refuse(
             path.name, "it became shorter while it was read", do="Wait until it is written, then try again."
         )
     return WeightFile(path=path, entries=check_header(head, size, path.name), head=head, bytes=size)
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The files that hold the model's weights, in name order."""
-    return [file.path for file in read_layout(directory).files]
-
-
-def read_layout(directory: Path) -> Layout:
-    """Finds and checks every weight file of a model, and holds the index against what the files contain."""
-    present = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    if SINGLE in present and INDEX in present:
-        _refuse(
-            INDEX, f"{SINGLE} lies beside it, and each could be the model", do="Remove the one that is not."
-        )
-    if SINGLE in present:
-        files: tuple[WeightFile, ...] = (read_header(directory / SINGLE),)
-        return Layout(files=files, index=None, findings=_extra_files(present, {SINGLE}))
-    if INDEX not in present:
-        _refuse_missing(directory, present)
-    with open_regular(directory / INDEX) as stream:
-        data = stream.read(MAX_HEADER_BYTES + 1)
-    listed, total = check_index(data)
-    for name in sorted(set(listed.values())):
-        if name not in present:
-            _refuse(name, f"{INDEX} names this shard and it is not there", do="Fetch the missing file.")
-    files = tuple(read_header(directory / name) for name in sorted(set(listed.values())))
-    _check_listing(listed, files)
-    findings = list(_extra_files(present, set(listed.values())))
-    actual = sum(entry.end - entry.begin for file in files for entry in file.entries.values())
-    if total is not None and total != actual:
-        message = f"total_size says {total} bytes and the shards hold {actual}"
-        findings.append(Finding(kind="total_size", subject=INDEX, message=message))
-    return Layout(files=files, index=directory / INDEX, findings=tuple(findings))
-
-
-def check_index(data: bytes, file: str = INDEX) -> tuple[dict[str, str], int | None]:
-    """Tensor name -> shard (a plain name in the same directory), and the claimed bytes of all data."""
-    index = parse_object(data, what="the weight index", file=file, max_bytes=MAX_HEADER_BYTES)
-    listed = index.get("weight_map")
-    if not isinstance(listed, dict) or not listed:
-        _refuse(file, "its weight_map is missing or empty")
-    for tensor, shard in listed.items():
-        if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
-            why = f"{str(shard)[:200]!r} is not the plain name of a .safetensors file in the same directory"
-            _refuse(file, why, tensor[:MAX_NAME])
-    metadata = index.get("metadata", {})
-    total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    return listed, total if isinstance(total, int) and not isinstance(total, bool) else None
 
 
 def open_regular(path: Path) -> Any:
@@ -194,35 +133,35 @@ def open_regular(path: Path) -> Any:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         reason = "it is a symbolic link" if path.is_symlink() else (error.strerror or str(error))
-        _refuse(path.name, f"it cannot be opened: {reason}", do="Put a regular, readable file there.")
+        refuse(path.name, f"it cannot be opened: {reason}", do="Put a regular, readable file there.")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        _refuse(path.name, "it is not a regular file", do="Put a regular file there.")
+        refuse(path.name, "it is not a regular file", do="Put a regular file there.")
     return open(descriptor, "rb", buffering=0)
 
 
 def _entry(name: str, fields: Any, start: int, file: str) -> TensorEntry:
     shown = name[:MAX_NAME]
     if not name or len(name) > MAX_NAME or not name.isprintable():
-        _refuse(file, f"a tensor's name is empty, unprintable or longer than {MAX_NAME}: {shown!r}")
+        refuse(file, f"a tensor's name is empty, unprintable or longer than {MAX_NAME}: {shown!r}")
     if not isinstance(fields, dict) or fields.keys() != _FIELDS:
-        _refuse(file, "it needs dtype, shape and data_offsets, and nothing else", shown)
+        refuse(file, "it needs dtype, shape and data_offsets, and nothing else", shown)
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        _refuse(file, f"its dtype {str(dtype)[:40]!r} is unknown to the format", shown)
+        refuse(file, f"its dtype {str(dtype)[:40]!r} is unknown to the format", shown)
     if not _whole_numbers(shape) or len(shape) > MAX_DIMENSIONS:
-        _refuse(file, f"its shape is not a list of at most {MAX_DIMENSIONS} whole numbers", shown)
+        refuse(file, f"its shape is not a list of at most {MAX_DIMENSIONS} whole numbers", shown)
     if not _whole_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        _refuse(file, "its data_offsets are not two whole numbers, begin before end", shown)
+        refuse(file, "its data_offsets are not two whole numbers, begin before end", shown)
     elements = 1
     for size in shape:
         elements *= size
         if max(elements, size) > MAX_ELEMENTS:
-            _refuse(file, f"its shape {shape} has more elements than any file", shown)
+            refuse(file, f"its shape {shape} has more elements than any file", shown)
     bits = elements * DTYPE_BITS[dtype]
     if bits != 8 * (offsets[1] - offsets[0]):
         why = f"{dtype} of shape {shape} takes {bits / 8:g} bytes and its data has {offsets[1] - offsets[0]}"
-        _refuse(file, why, shown)
+        refuse(file, why, shown)
     return TensorEntry(
         name=name, dtype=dtype, shape=tuple(shape), begin=start + offsets[0], end=start + offsets[1]
     )
@@ -234,67 +173,9 @@ def _whole_numbers(value: Any) -> bool:
 
 def _check_metadata(metadata: Any, file: str) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        _refuse(file, "its __metadata__ is not an object of texts")
+        refuse(file, "its __metadata__ is not an object of texts")
 
 
-def _check_listing(listed: Mapping[str, str], files: tuple[WeightFile, ...]) -> None:
-    holder: dict[str, str] = {}
-    for file in files:
-        for name in file.entries:
-            if name in holder:
-                _refuse(file.path.name, f"it also stands in {holder[name]}", name)
-            holder[name] = file.path.name
-    for name, shard in listed.items():
-        if holder.get(name) != shard:
-            _refuse(shard, f"{INDEX} lists it there and the file does not hold it", name)
-    for name, shard in holder.items():
-        if name not in listed:
-            _refuse(shard, f"the file holds it and {INDEX} does not list it", name)
-
-
-def _extra_files(present: set[str], used: set[str]) -> tuple[Finding, ...]:
-    extra = sorted(name for name in present - used if name.endswith(".safetensors"))
-    return tuple(
-        Finding(
-            kind="extra_file",
-            subject=printable(name),
-            message="holds weights that the model does not name; left alone",
-        )
-        for name in extra
-    )
-
-
-def _refuse_missing(directory: Path, present: set[str]) -> NoReturn:
-    endings = {Path(name).suffix for name in present}
-    shards = sorted(name for name in present if name.endswith(".safetensors"))
-    if "adapter_config.json" in present:
-        why, do = "it is an adapter (LoRA), not a whole model", "Merge it into its base model first."
-    elif shards and len(shards) > 1:
-        why, do = (
-            f"it has {len(shards)} weight files and no {INDEX}",
-            "Add the index; which files belong is a guess.",
-        )
-    elif shards:
-        why, do = f"its weights are called {shards[0]}", f"Name the file {SINGLE}."
-    elif endings & {".bin", ".pt", ".pth", ".pkl", ".ckpt"}:
-        why, do = "its weights are pickled, and a pickle can run code; it is never opened", _EXPORT
-    elif ".pt2" in endings:
-        why = (
-            "it is a program of torch.export, whose loader unpickles its example inputs and evaluates its size "
-            "expressions as Python; it is never opened"
-        )
-        do = (
-            "Save the module's weights as safetensors, with a config.json that names an architecture of transformers, "
-            "of prunefleet, or of an entry point of prunefleet.architectures."
-        )
-    elif ".gguf" in endings:
-        why, do = "its weights are in GGUF, which is already quantized", "Use the original safetensors model."
-    elif not directory.is_dir():
-        why, do = "it is not a directory", "Name a directory in the Hugging Face layout."
-    else:
-        why, do = "it has no weights", f"Put {SINGLE}, or {INDEX} and its shards, there."
-    raise BadInput("no weights to read", why=why, do=do, file=directory.name)
-
-
-def _refuse(file: str, why: str, tensor: str = "", do: str = _EXPORT) -> NoReturn:
+def refuse(file: str, why: str, tensor: str = "", do: str = EXPORT) -> NoReturn:
+    """Raises BadInput for weights that cannot be used."""
     raise BadInput("the weights cannot be read", why=why, do=do, file=file, tensor=tensor)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.building import build, fill_buffers_
+from tasks.archives import PROGRAM
+from tasks.building import build, build_program, constants_of, fill_buffers_
 from tasks.configs import read_config
 from tasks.contract import BadInput, Finding
 from tasks.naming import Naming, name_tensors
@@ -98,7 +99,10 @@ def outline(path: Path) -> Model:
     """The model on the meta device: every check but those on the weights' values, and no data read."""
     checkpoint = open_checkpoint(path)
     config = read_config(path, len(checkpoint.names))
-    module, family, settings = build(config, _main_dtype(checkpoint))
+    program = next((file.path for file in checkpoint.files if file.path.name == PROGRAM), None)
+    module, family, settings = (
+        build_program(program, config) if program else build(config, _main_dtype(checkpoint))
+    )
     shapes = {name: checkpoint.entry(name).shape for name in checkpoint.names}
     naming = name_tensors(module, shapes, _weights_name(checkpoint))
     return Model(
@@ -153,8 +157,10 @@ def _load(path: Path, device: str) -> Model:
     model = outline(path)
     module, checkpoint, naming = model.module, model.checkpoint, model.naming
     fill_buffers_(module, checkpoint.bytes)
+    constants = constants_of(module)
     for name in checkpoint.names:
-        check_finite(checkpoint.mapped(name), name, checkpoint.file(name).path.name)
+        if name not in constants:
+            check_finite(checkpoint.mapped(name), name, checkpoint.file(name).path.name)
     for first, stored in naming.stored.items():
         tensor = checkpoint.mapped(stored[0])
         for copy in stored[1:]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from tasks.contract import Finding
-from tasks.headers import INDEX
+from tasks.layouts import INDEX
 from tasks.weights import DTYPES, Checkpoint, copy_companions
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}

@@ -18,7 +18,13 @@ class _Refused(ValueError):
 
 
 def parse_object(
-    data: bytes, *, what: str, file: str, max_bytes: int, may_be_infinite: bool = False
+    data: bytes,
+    *,
+    what: str,
+    file: str,
+    max_bytes: int,
+    may_be_infinite: bool = False,
+    do: str = "Export the model again with save_pretrained.",
 ) -> dict[str, Any]:
     """The JSON object in the bytes; `may_be_infinite` admits NaN and Infinity, which model configs contain.
 
@@ -26,9 +32,7 @@ def parse_object(
     """
 
     def refuse(why: str) -> NoReturn:
-        raise BadInput(
-            f"{what} cannot be read", why=why, do="Export the model again with save_pretrained.", file=file
-        )
+        raise BadInput(f"{what} cannot be read", why=why, do=do, file=file)
 
     if len(data) > max_bytes:
         refuse(f"it is {len(data)} bytes long, more than the {max_bytes} that any known model needs")

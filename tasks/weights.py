@@ -7,12 +7,15 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from tasks.archives import PROGRAM, read_archive, write_archive
 from tasks.contract import BadInput, Finding, printable
-from tasks.headers import INDEX, TensorEntry, WeightFile, open_regular, read_layout
+from tasks.headers import TensorEntry, WeightFile, open_regular
+from tasks.layouts import INDEX, read_layout
 
 DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "U16": torch.uint16,
@@ -137,7 +140,10 @@ def write_like(
     for file in checkpoint.files:
         partial = output / f".{file.path.name}.partial"
         with open_regular(file.path) as source, open(partial, "wb", buffering=0) as target:
-            _write_file(source.fileno(), target.fileno(), file, change)
+            if file.path.name == PROGRAM:
+                findings += _write_program(source, target, file, change)
+            else:
+                _write_file(source.fileno(), target.fileno(), file, change)
         partial.replace(output / file.path.name)
     return findings
 
@@ -212,6 +218,20 @@ def check_finite(tensor: torch.Tensor, name: str, file: str) -> None:
             file=file,
             tensor=name,
         )
+
+
+def _write_program(
+    source: Any, target: Any, file: WeightFile, change: Callable[[str], Iterable[memoryview] | None]
+) -> tuple[Finding, ...]:
+    """Everything but the changed weights as it was, and no pickled examples: whoever loads a program would run them."""
+    archive = read_archive(source, file.path.name)
+    names = {entry.begin: entry.name for entry in file.entries.values()}
+    tensors = {
+        member.name: names[member.begin] for member in archive.members.values() if member.begin in names
+    }
+    left_out = write_archive(source, target, archive, tensors, lambda member: change(tensors[member]))
+    message = "not copied: example inputs are pickled, and loading the program would run them; others it does not need"
+    return tuple(Finding(kind="skipped_file", subject=printable(name), message=message) for name in left_out)
 
 
 def _write_file(

@@ -36,15 +36,8 @@ from orchestrator.domain import ModelVersion
 from orchestrator.registries.directory import DirectoryRegistry
 from tasks.configs import read_config
 from tasks.contract import BadInput
-from tasks.headers import (
-    INDEX,
-    SINGLE,
-    Layout,
-    check_header,
-    check_index,
-    read_header,
-    read_layout,
-)
+from tasks.headers import check_header, read_header
+from tasks.layouts import INDEX, SINGLE, Layout, check_index, read_layout
 
 MEMORY = 512 << 20
 

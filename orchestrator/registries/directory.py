@@ -21,15 +21,15 @@ from orchestrator.registries.memory import DigestMemory, Summary
 from orchestrator.registries.model_files import (
     CONFIG,
     architecture_of,
-    bad_config,
     copy_file,
     explained,
     hash_file,
+    missing_config,
     used,
 )
 from orchestrator.registries.tree import WEIGHTS, Found, contents_of, open_below, open_root, path_of, walk
 from tasks.contract import BadInput
-from tasks.headers import Layout, read_layout
+from tasks.layouts import Layout, read_layout
 
 ONLY_VERSION = "main"
 HASHERS = 4  # one disk is seldom faster than four cores of SHA-256
@@ -119,9 +119,7 @@ class DirectoryRegistry:
                     architecture = architecture_of(path_of(directory))
                 layout = read_layout(path_of(directory))
             if not architecture:
-                raise bad_config(
-                    "it is not there", "Put the one that save_pretrained wrote beside the weights."
-                )
+                raise missing_config()
         except (BadInput, OSError) as error:
             return self._broken(found, explained(error, found.parts[-1]), architecture)
         known, hashing = {}, {}
@@ -145,6 +143,7 @@ class DirectoryRegistry:
             architecture=begun.architecture,
             bytes=sum(file.bytes for file in files),
             parameters=sum(entry.elements for file in files for entry in file.entries.values()),
+            format=begun.layout.format,
         )
         self._memory.remember("/".join(found.parts), found.files, digests, summary)
         return self._sound(found, summary)
@@ -157,7 +156,7 @@ class DirectoryRegistry:
             version=version,
             digest=summary.digest,
             uri=str(self._root.joinpath(*found.parts)),
-            format="safetensors",
+            format=summary.format,
             bytes=summary.bytes,
             parameters=summary.parameters,
             architecture=summary.architecture,

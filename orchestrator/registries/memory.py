@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-FORMAT = 1  # raise it when anything derived from a version's files is derived differently
+FORMAT = 2  # raise it when anything derived from a version's files is derived differently
 RACY_NANOSECONDS = 2_000_000_000  # the coarsest clock of a file system in use: FAT counts in 2 s
 
 
@@ -28,6 +28,11 @@ class Summary:
     architecture: str
     bytes: int
     parameters: int
+    format: str
+
+    def as_list(self) -> list[str | int]:
+        """As it is remembered."""
+        return [self.digest, self.architecture, self.bytes, self.parameters, self.format]
 
 
 @dataclass(slots=True)
@@ -73,8 +78,7 @@ class DigestMemory:
             for name, identity in files.items()
             if not self._is_racy(identity)
         }
-        whole = [summary.digest, summary.architecture, summary.bytes, summary.parameters]
-        self.now[path] = {"files": kept, "summary": whole if len(kept) == len(files) else None}
+        self.now[path] = {"files": kept, "summary": summary.as_list() if len(kept) == len(files) else None}
 
     def vouched(self, path: str, token: str) -> tuple[Summary, bool] | str | None:
         """What is known of a version under what its registry vouches for: its summary and whether prunefleet made it, or
@@ -97,8 +101,11 @@ class DigestMemory:
             self.now[path] = {"vouched": token, "problem": found}
             return
         summary, is_ours = found
-        whole = [summary.digest, summary.architecture, summary.bytes, summary.parameters]
-        self.now[path] = {"vouched": token, "summary": whole, **({"ours": True} if is_ours else {})}
+        self.now[path] = {
+            "vouched": token,
+            "summary": summary.as_list(),
+            **({"ours": True} if is_ours else {}),
+        }
 
     def _is_racy(self, identity: FileIdentity) -> bool:
         """Whether a write after this scan could leave the identity as it is; the time of change cannot be set by anyone."""
@@ -142,6 +149,6 @@ def _is_same(entry: Any, identity: FileIdentity) -> bool:
 
 def _summary(value: Any) -> Summary | None:
     match value:
-        case [str(digest), str(architecture), int(size), int(parameters)] if digest:
-            return Summary(digest=digest, architecture=architecture, bytes=size, parameters=parameters)
+        case [str(digest), str(name), int(size), int(parameters), str(kind)] if digest:
+            return Summary(digest=digest, architecture=name, bytes=size, parameters=parameters, format=kind)
     return None

@@ -13,7 +13,8 @@ from orchestrator.names import shown
 from orchestrator.registries.memory import FileIdentity
 from orchestrator.registries.tree import WEIGHTS, identity_of, open_below, path_of
 from tasks.contract import BadInput
-from tasks.headers import Layout, open_regular
+from tasks.headers import open_regular
+from tasks.layouts import Layout
 from tasks.strictjson import parse_object
 
 CONFIG = "config.json"
@@ -47,6 +48,12 @@ def architecture_of(directory: Path) -> str:
 def bad_config(why: str, do: str) -> BadInput:
     """What is wrong with a model's config.json."""
     return BadInput("the config cannot be read", why=why, do=do, file=CONFIG)
+
+
+def missing_config() -> BadInput:
+    """What is wrong with a model that has none."""
+    do = "Put the one that save_pretrained wrote beside the weights; beside a program, one that says `architectures`."
+    return bad_config("it is not there", do)
 
 
 def hash_file(root: int, parts: tuple[str, ...], name: str, expected: FileIdentity | None) -> str:

@@ -28,12 +28,14 @@ from orchestrator.errors import (
 from orchestrator.identity import digest_files
 from orchestrator.names import problem_of_part, problem_of_path, shown
 from orchestrator.registries.memory import DigestMemory, Summary
-from orchestrator.registries.model_files import CONFIG, architecture_of, bad_config, used
+from orchestrator.registries.model_files import CONFIG, architecture_of, missing_config, used
 from orchestrator.registries.tree import MAX_FILES, MODEL_FILES, WEIGHTS
 from orchestrator.registryspec import Select
 from orchestrator.scratch import scratch_directory
+from tasks.archives import PROGRAM
 from tasks.contract import BadInput
-from tasks.headers import INDEX, MAX_HEADER_BYTES, SINGLE, check_index, open_regular, read_layout
+from tasks.headers import MAX_HEADER_BYTES, open_regular
+from tasks.layouts import INDEX, SINGLE, check_index, read_layout
 
 THREADS = 4
 AHEAD = 64  # versions that are looked at while earlier ones are waited for
@@ -179,7 +181,7 @@ class RemoteRegistry:
             version=offer.version,
             digest=summary.digest,
             uri=offer.uri,
-            format="safetensors",
+            format=summary.format,
             bytes=summary.bytes,
             parameters=summary.parameters,
             architecture=summary.architecture,
@@ -240,7 +242,7 @@ def _read_model(source: Source, offer: Offer, into: Path, *, is_whole: bool) -> 
             _read(source, offer, path, files[path], into)
     named = _named_weights(files, into)
     for path in sorted(named):
-        if not is_whole and files[path].sha256 and isinstance(source, HashedSource):
+        if not is_whole and files[path].sha256 and path != PROGRAM and isinstance(source, HashedSource):
             _sketch(source, offer, path, files[path], into)
         else:
             _read(source, offer, path, files[path], into)
@@ -257,7 +259,7 @@ def _read_model(source: Source, offer: Offer, into: Path, *, is_whole: bool) -> 
             (into / SINGLE).touch(exist_ok=True)
     if CONFIG not in files:
         read_layout(into)
-        raise bad_config("it is not there", "Put the one that save_pretrained wrote beside the weights.")
+        raise missing_config()
     architecture = architecture_of(into)
     layout = read_layout(into)
     digests = {
@@ -271,6 +273,7 @@ def _read_model(source: Source, offer: Offer, into: Path, *, is_whole: bool) -> 
         architecture=architecture,
         bytes=sum(file.bytes for file in layout.files),
         parameters=sum(entry.elements for file in layout.files for entry in file.entries.values()),
+        format=layout.format,
     )
 
 
@@ -298,7 +301,7 @@ def _named_weights(files: Mapping[str, RemoteFile], directory: Path) -> set[str]
     if SINGLE in files:
         return set() if INDEX in files else {SINGLE}
     if INDEX not in files:
-        return set()
+        return {PROGRAM} & files.keys()
     with open_regular(directory / INDEX) as stream:
         listed, _ = check_index(stream.read(MAX_HEADER_BYTES + 1))
     return set(listed.values()) & files.keys()

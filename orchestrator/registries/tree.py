@@ -20,7 +20,7 @@ from orchestrator.registries.memory import FileIdentity
 
 MODEL_FILES = re.compile(
     r"""
-    .*\.safetensors | .*\.safetensors\.index\.json
+    .*\.safetensors | .*\.safetensors\.index\.json | model\.pt2
     | (config|generation_config|preprocessor.*|.*processor_config|special_tokens.*|added_tokens)\.json
     | (tokenizer|vocab|merges|spiece|sentencepiece|chat_template).*\.(json|txt|model|jinja)
     | prunefleet\.json

@@ -77,7 +77,11 @@ def test_a_hundred_thousand_versions_are_scanned_and_planned_within_the_limits(
             run = f"{number:032x}"
             vouched = digest([f"mlflow-artifacts:/1/{run}/artifacts/model", run, str(number)])
             summary = Summary(
-                digest=digest(number), architecture="LlamaForCausalLM", bytes=10**9, parameters=10**8
+                digest=digest(number),
+                architecture="LlamaForCausalLM",
+                bytes=10**9,
+                parameters=10**8,
+                format="safetensors",
             )
             memory.remember_vouched(f"m{number // 10:05d}/{number % 10 + 1}", vouched, (summary, False))
         store.put(memory_key("prod"), dump_memory(memory))

@@ -11,11 +11,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from tasks.headers import (
-    DTYPE_BITS,
-    INDEX,
-    SINGLE,
-)
+from tasks.headers import DTYPE_BITS
+from tasks.layouts import INDEX, SINGLE
 
 Chance = random.Random
 

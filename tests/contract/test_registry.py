@@ -196,10 +196,10 @@ def broken() -> dict[str, tuple[dict[str, bytes], str]]:
         "pickled weights": ({"config.json": config, "pytorch_model.bin": b"\x80\x02"}, "pickled"),
         "only pickled weights": ({"pytorch_model.bin": b"\x80\x02"}, "pickled"),
         "gguf": ({"config.json": config, "model.gguf": b"GGUF"}, "GGUF"),
-        "exported program": ({"model.pt2": b"PK\x03\x04"}, "torch.export"),
-        "exported program with a config": (
-            {"config.json": config, "model.pt2": b"PK\x03\x04"},
-            "torch.export",
+        "program that is no archive": ({"config.json": config, "model.pt2": b"PK\x03\x04"}, "no zip archive"),
+        "program of another name": (
+            {"config.json": config, "net.pt2": b"PK\x03\x04"},
+            "Name the file model.pt2",
         ),
         "empty weights": ({**good, "model.safetensors": b""}, "empty"),
         "lfs pointer": (

@@ -10,14 +10,8 @@ import pytest
 from cases.weight_files import write, write_index
 
 from tasks.contract import BadInput
-from tasks.headers import (
-    INDEX,
-    SINGLE,
-    check_index,
-    read_header,
-    read_layout,
-    weight_files,
-)
+from tasks.headers import read_header
+from tasks.layouts import INDEX, SINGLE, check_index, read_layout, weight_files
 
 
 def test_a_file_is_read_with_the_bytes_in_front_of_its_data(tmp_path):

@@ -18,7 +18,7 @@ from orchestrator.registries.memory import (
 AT = 1_000_000.0
 OLD = int((AT - 100) * 1e9)
 FILE = FileIdentity(10, OLD, OLD, 7)
-SUMMARY = Summary(digest="d" * 64, architecture="A", bytes=10, parameters=3)
+SUMMARY = Summary(digest="d" * 64, architecture="A", bytes=10, parameters=3, format="safetensors")
 
 
 def again(memory: DigestMemory, at: float = AT + 86_400) -> DigestMemory:
@@ -144,7 +144,7 @@ def test_a_damaged_memory_is_ignored_with_the_reason(data):
     assert memory.summary("m/v1", {"a": FILE}) is None
 
 
-GOOD = {"files": {"a": [*FILE, "a" * 64]}, "summary": ["d" * 64, "A", 10, 3]}
+GOOD = {"files": {"a": [*FILE, "a" * 64]}, "summary": ["d" * 64, "A", 10, 3, "safetensors"]}
 
 
 def test_the_entry_that_the_next_test_damages_is_good():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from cases import commands
 
 COMMAND = Path(sys.executable).parent / "prunefleet"
 
@@ -63,7 +63,7 @@ class Home:
         return self.root / "store"
 
     def cli(self, *arguments, check=None, timeout=240):
-        """Runs `prunefleet`; `check` is the exit code that must come."""
+        """Runs `prunefleet` in a process of its own; `check` is the exit code that must come."""
         done = subprocess.run(
             [str(COMMAND), *map(str, arguments)],
             cwd=self.root,
@@ -72,37 +72,39 @@ class Home:
             text=True,
             timeout=timeout,
         )
-        if check is not None:
-            assert done.returncode == check, (
-                f"exit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
-            )
-        return done
+        return ended_with(check, done)
+
+    def typed(self, *arguments, check=None):
+        """The same in this process, unless the home has an environment of its own."""
+        if self.environment:
+            return self.cli(*arguments, check=check)
+        return ended_with(check, commands.typed(self.root, *arguments))
 
     def all_environment(self):
-        return {
-            **os.environ,
-            "NO_COLOR": "1",
-            "COLUMNS": "200",
-            "XDG_CACHE_HOME": str(self.root / "cache"),
-            **self.environment,
-        }
+        return commands.environment(self.root, **self.environment)
 
-    def run(self, *arguments, check=None, timeout=240):
+    def run(self, *arguments, check=None):
         """`prunefleet run fleet.yaml` in child processes, and its summary as JSON."""
-        done = self.cli(
-            "run", "fleet.yaml", "--backend", "local", "--json", *arguments, check=check, timeout=timeout
-        )
+        done = self.typed("run", "fleet.yaml", "--backend", "local", "--json", *arguments, check=check)
         return json.loads(done.stdout)
 
     def plan(self):
-        return json.loads(self.cli("plan", "fleet.yaml", "--json", check=0).stdout)
+        return json.loads(self.typed("plan", "fleet.yaml", "--json", check=0).stdout)
 
     def query(self, sql):
-        return json.loads(self.cli("query", sql, "--json", "--store", "fleet.yaml", check=0).stdout)
+        return json.loads(self.typed("query", sql, "--json", "--store", "fleet.yaml", check=0).stdout)
 
     def results(self):
         """Unit key -> the bytes of its result."""
         return {path.stem: path.read_bytes() for path in (self.store / "results").rglob("*.arrow")}
+
+
+def ended_with(code, done):
+    """What was done, if it ended with this exit code or any will do."""
+    assert code in (None, done.returncode), (
+        f"exit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
+    )
+    return done
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,10 @@ COMMAND = Path(sys.executable).parent / "prunefleet"
 
 @pytest.fixture(scope="module")
 def night(make_home):
-    """A home in which one night has passed, and its summary."""
+    """A home in which one night has passed, as a user has it: in a process of its own; and its summary."""
     home = make_home()
-    return home, home.run(check=3)
+    done = home.cli("run", "fleet.yaml", "--backend", "local", "--json", check=3)
+    return home, json.loads(done.stdout)
 
 
 def test_the_first_night_does_everything_and_refuses_what_goes_too_far(night):

@@ -125,7 +125,7 @@ class PruneSpec(Part):
     max_amount: Fraction = 0.95
     """No layer is pruned beyond this by an allocation that is not uniform, or with scope `model`."""
     min_amount: Fraction = 0.0
-    """Nor less than this, by scope `model` and the allocations erk and owl."""
+    """Nor less than this. With `knapsack` each layer needs a measured amount from here to `max_amount`."""
     min_tokens: Positive = 1
     """Layers, such as experts, that fewer calibration tokens reach are left alone, by name."""
     skip: tuple[str, ...] = ()
@@ -172,8 +172,8 @@ class PruneSpec(Part):
             self._check_ranking()
         elif self.pattern != "unstructured":
             self._check_blocks()
-        if self.min_amount and not (self.scope == "model" or self.allocation in ("erk", "owl")):
-            raise ValueError("min_amount is for scope: model, and the allocations erk and owl")
+        if self.min_amount and self.is_even:
+            raise ValueError("min_amount is for scope: model, and every allocation but uniform")
         if self.min_amount > self.max_amount:
             raise ValueError(f"min_amount {self.min_amount:g} is above max_amount {self.max_amount:g}")
         if not self.is_n_of_m and self.amount is None and self.budget is None and self.quality is None:

@@ -57,13 +57,21 @@ def uniform(layers: Mapping[str, int], amount: float) -> Allocation:
 
 
 def by_sensitivity(
-    layers: Mapping[str, int], rows: Sequence[Row], amount: float, max_amount: float
+    layers: Mapping[str, int], rows: Sequence[Row], amount: float, max_amount: float, min_amount: float = 0.0
 ) -> Allocation:
     """The amounts of least predicted loss that prune exactly `pruned_count(amount, all weights)` in all.
 
-    `rows` are those of the `sensitivity` table. No layer goes beyond `max_amount`, nor beyond what was measured.
+    `rows` are those of the `sensitivity` table. No layer goes beyond `max_amount`, nor beyond what was measured, nor below
+    `min_amount`. BadInput if those allow less than `amount`, or more.
     """
-    return for_goal(layers, rows, share_of_weights(layers, amount), max_amount)
+    goal = share_of_weights(layers, amount)
+    least = sum(pruned_count(min_amount, size) for size in layers.values())
+    if least > goal.wanted:
+        _refuse(
+            f"min_amount {min_amount:g} of every layer is more than the {amount:g} of all weights that are to go",
+            "Lower min_amount, or raise amount.",
+        )
+    return for_goal(layers, rows, goal, max_amount, min_amount)
 
 
 def share_of_weights(layers: Mapping[str, int], amount: float) -> Goal:
@@ -72,9 +80,11 @@ def share_of_weights(layers: Mapping[str, int], amount: float) -> Goal:
     return Goal(worth=dict.fromkeys(layers, 1), wanted=pruned_count(amount, total), of=total)
 
 
-def for_goal(layers: Mapping[str, int], rows: Sequence[Row], goal: Goal, max_amount: float) -> Allocation:
+def for_goal(
+    layers: Mapping[str, int], rows: Sequence[Row], goal: Goal, max_amount: float, min_amount: float = 0.0
+) -> Allocation:
     """The amounts of least predicted loss that reach a goal, as `by_sensitivity`; of the last layer as little as will do."""
-    curves = limited_curves(layers, rows, max_amount)
+    curves = limited_curves(layers, rows, max_amount, min_amount)
     check_room(layers, curves, goal)
     hulls = {name: convex_hull(curve) for name, curve in curves.items()}
     counts = _fill(layers, hulls, goal)
@@ -87,16 +97,27 @@ def for_goal(layers: Mapping[str, int], rows: Sequence[Row], goal: Goal, max_amo
 
 
 def for_quality(
-    layers: Mapping[str, int], rows: Sequence[Row], max_increase: float, max_amount: float
+    layers: Mapping[str, int],
+    rows: Sequence[Row],
+    max_increase: float,
+    max_amount: float,
+    min_amount: float = 0.0,
 ) -> Allocation:
     """The most weights whose predicted loss increase stays within `max_increase` times the dense loss; best effort.
 
-    Pieces of the hulls are taken from the cheapest on, as many as fit, the last one in part.
+    Pieces of the hulls are taken from the cheapest on, as many as fit, the last one in part. BadInput if `min_amount` of
+    every layer is already predicted to cost more.
     """
     limit = max_increase * dense_loss(rows)
-    curves = limited_curves(layers, rows, max_amount)
+    curves = limited_curves(layers, rows, max_amount, min_amount)
     hulls = {name: convex_hull(curve) for name, curve in curves.items()}
-    counts = dict.fromkeys(layers, 0)
+    counts = _least(layers, curves)
+    least = _total(curves, _amounts(layers, counts))
+    if least > limit and min_amount:
+        _refuse(
+            f"min_amount {min_amount:g} of every layer is predicted to raise the loss by {least:.4g}, and {limit:.4g} is allowed",
+            "Lower min_amount, or raise quality.max_increase.",
+        )
     for piece in _pieces(layers, hulls, dict.fromkeys(layers, 1)):
         fixed = counts[piece.name]
 
@@ -130,9 +151,20 @@ def dense_loss(rows: Sequence[Row]) -> float:
     return float(max(known))
 
 
-def limited_curves(layers: Mapping[str, int], rows: Sequence[Row], max_amount: float) -> dict[str, Curve]:
-    """The curves of `curves_of`, none beyond `max_amount`."""
-    return {name: _limited(curve, max_amount) for name, curve in curves_of(layers, rows).items()}
+def limited_curves(
+    layers: Mapping[str, int], rows: Sequence[Row], max_amount: float, min_amount: float = 0.0
+) -> dict[str, Curve]:
+    """The curves of `curves_of`, none beyond `max_amount`, all from `min_amount` on; BadInput for one that ends before."""
+    curves = {name: _limited(curve, max_amount) for name, curve in curves_of(layers, rows).items()}
+    if not min_amount:
+        return curves
+    for name, (amounts, _) in curves.items():
+        if amounts[-1] < min_amount:
+            _refuse(
+                f"{name} was measured up to {amounts[-1]:g}, and min_amount is {min_amount:g}",
+                "Lower min_amount, or add larger amounts to sensitivity.grid.",
+            )
+    return {name: _from(curve, min_amount) for name, curve in curves.items()}
 
 
 def check_room(layers: Mapping[str, int], curves: Mapping[str, Curve], goal: Goal) -> None:
@@ -218,6 +250,18 @@ def _limited(curve: Curve, max_amount: float) -> Curve:
     return np.append(amounts[inside], max_amount), np.append(deltas[inside], last)
 
 
+def _from(curve: Curve, min_amount: float) -> Curve:
+    amounts, deltas = curve
+    inside = amounts > min_amount
+    first = float(np.interp(min_amount, amounts, deltas))
+    return np.insert(amounts[inside], 0, min_amount), np.insert(deltas[inside], 0, first)
+
+
+def _least(layers: Mapping[str, int], curves: Mapping[str, Curve]) -> dict[str, int]:
+    """What goes of each layer whatever is wanted: where its curve begins."""
+    return {name: pruned_count(float(curves[name][0][0]), size) for name, size in layers.items()}
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class _Piece:
     """A straight stretch of a layer's hull; the cheapest first, of equals that which leaves its layer densest."""
@@ -245,7 +289,8 @@ def _pieces(layers: Mapping[str, int], hulls: Mapping[str, Curve], worth: Mappin
 
 def _fill(layers: Mapping[str, int], hulls: Mapping[str, Curve], goal: Goal) -> dict[str, int]:
     """Takes the cheapest piece of hull again and again, until the goal is reached."""
-    counts, missing = dict.fromkeys(layers, 0), goal.wanted
+    counts = _least(layers, hulls)
+    missing = goal.wanted - sum(goal.worth[name] * count for name, count in counts.items())
     for piece in _pieces(layers, hulls, goal.worth):
         if missing <= 0:
             break

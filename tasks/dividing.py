@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from tasks.allocation import Allocation, for_goal, for_quality, share_of_weights, uniform
+from tasks.allocation import (
+    Allocation,
+    by_sensitivity,
+    for_goal,
+    for_quality,
+    share_of_weights,
+    uniform,
+)
 from tasks.budgets import goal_of
 from tasks.calibration import Statistics
 from tasks.contract import Row, Work
@@ -48,20 +55,20 @@ def _by_sensitivity(recipe: Recipe, model: Model, layers: Sequence[Layer], rows:
     by_rows = (
         {layer.name: (layer.outputs, layer.inputs // layer.groups) for layer in layers} if is_by_row else {}
     )
+    most, least = recipe.max_amount, recipe.min_amount
     if recipe.max_increase is not None:
-        limits = recipe.max_increase, recipe.max_amount
         if recipe.allocation == "knapsack":
-            return choose_for_quality(sizes, rows, *limits, by_rows)
-        return for_quality(sizes, rows, *limits)
-    if recipe.budget is not None:
-        goal = goal_of(*recipe.budget, model, layers)
-    else:
+            return choose_for_quality(sizes, rows, recipe.max_increase, most, by_rows, least)
+        return for_quality(sizes, rows, recipe.max_increase, most, least)
+    if recipe.budget is None:
         assert recipe.amount is not None, "the recipe was checked"
-        goal = share_of_weights(sizes, recipe.amount)
+        if recipe.allocation == "sensitivity":
+            return by_sensitivity(sizes, rows, recipe.amount, most, least)
+        return choose_for_goal(sizes, rows, share_of_weights(sizes, recipe.amount), most, by_rows, least)
+    goal = goal_of(*recipe.budget, model, layers)
     if recipe.allocation == "knapsack":
-        return choose_for_goal(sizes, rows, goal, recipe.max_amount, by_rows)
-    found = for_goal(sizes, rows, goal, recipe.max_amount)
-    return found if recipe.budget is None else _whole_rows(found, by_rows)
+        return choose_for_goal(sizes, rows, goal, most, by_rows, least)
+    return _whole_rows(for_goal(sizes, rows, goal, most, least), by_rows)
 
 
 def _whole_rows(allocation: Allocation, by_rows: Mapping[str, tuple[int, int]]) -> Allocation:

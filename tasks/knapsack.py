@@ -6,6 +6,7 @@ relaxation of this very program bounds it from below: its value is that of the g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ _SLACK = 1e-6  # by which HiGHS may miss a constraint that is scaled to 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """Every amount that can be chosen, layer after layer; 0 is always one."""
+    """Every amount that can be chosen, layer after layer, ascending; 0 is one of each unless there is a least."""
 
     layer: npt.NDArray[np.intp]
     amount: Floats
@@ -42,14 +43,16 @@ def choose_for_goal(
     goal: Goal,
     max_amount: float,
     counts: Mapping[str, tuple[int, int]] | None = None,
+    min_amount: float = 0.0,
 ) -> Allocation:
     """The amounts of the grid of least predicted loss that reach a goal; BadInput if none do.
 
     `counts` has (outputs, inputs) of layers that lose the same number of weights in every row.
     """
-    choices, names = choices_of(layers, rows, max_amount, counts), list(layers)
+    choices, names = choices_of(layers, rows, max_amount, counts, min_amount), list(layers)
     if goal.wanted <= 0:
-        return _allocation(names, choices, np.flatnonzero(choices.amount == 0), 0.0)
+        _, cheapest = np.unique(choices.layer, return_index=True)
+        return _allocation(names, choices, cheapest, math.inf)
     check_room(layers, limited_curves(layers, rows, max_amount), goal)
     pairs = zip(choices.layer, choices.count, strict=True)
     worth = [goal.worth[names[layer]] * count for layer, count in pairs]
@@ -66,10 +69,11 @@ def choose_for_quality(
     max_increase: float,
     max_amount: float,
     counts: Mapping[str, tuple[int, int]] | None = None,
+    min_amount: float = 0.0,
 ) -> Allocation:
     """The amounts of the grid that remove most weights with a predicted loss within `max_increase` of the dense one."""
     limit = max_increase * dense_loss(rows)
-    choices, total = choices_of(layers, rows, max_amount, counts), max(1, sum(layers.values()))
+    choices, total = choices_of(layers, rows, max_amount, counts, min_amount), max(1, sum(layers.values()))
     if limit <= 0:
         raise BadInput("no allocation by knapsack", why="max_increase is 0", do="Allow a small increase.")
     values = np.array([-count / total for count in choices.count])
@@ -87,18 +91,28 @@ def choices_of(
     rows: Sequence[Row],
     max_amount: float,
     counts: Mapping[str, tuple[int, int]] | None = None,
+    min_amount: float = 0.0,
 ) -> Choices:
-    """The measured amounts of every layer up to `max_amount`, with their losses made to rise."""
+    """The measured amounts of every layer from `min_amount` to `max_amount`, with their losses made to rise.
+
+    BadInput for a layer with none.
+    """
     curves = curves_of(layers, rows)
     layer, amounts, removed, losses = [], [], [], []
     for index, (name, size) in enumerate(layers.items()):
         for amount, loss in zip(*curves[name], strict=True):
-            if amount <= max_amount:
+            if min_amount <= amount <= max_amount:
                 outputs, inputs = (counts or {}).get(name, (1, size))
                 layer.append(index)
                 amounts.append(float(amount))
                 removed.append(outputs * pruned_count(float(amount), inputs))
                 losses.append(float(loss))
+        if index not in layer[-1:]:
+            raise BadInput(
+                "no allocation by knapsack",
+                why=f"no amount from min_amount {min_amount:g} to max_amount {max_amount:g} was measured of {name}",
+                do="Lower min_amount, or add amounts to sensitivity.grid.",
+            )
     return Choices(
         layer=np.array(layer, dtype=np.intp),
         amount=np.array(amounts),

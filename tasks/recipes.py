@@ -77,8 +77,8 @@ def read_recipe(params: Mapping[str, Any]) -> Recipe:
             "scope model ranks all weights together: neither a pattern nor an allocation goes with it"
         )
     min_amount = float(params.get("min_amount", 0.0))
-    if min_amount and not (scope == "model" or allocation in ("erk", "owl")):
-        raise bad_recipe("min_amount goes with scope model and the allocations erk and owl")
+    if min_amount and allocation == "uniform" and scope != "model":
+        raise bad_recipe("min_amount goes with scope model and every allocation but uniform")
     if scope not in (None, "tensor", "row", "model") or (groups is not None and scope is not None):
         raise bad_recipe(f"scope {scope!r} does not go with pattern {pattern}")
     return Recipe(

@@ -157,6 +157,16 @@ def test_a_budget_that_is_missed_is_told(budgeted, monkeypatch):
     assert "0.9 was the most" in finding.message
 
 
+@pytest.mark.parametrize("how", ["amount", "budget", "quality"])
+@pytest.mark.parametrize("allocation", ["sensitivity", "knapsack"])
+def test_every_layer_loses_the_least_that_was_asked_of_each(budgeted, allocation, how):
+    asked = {"amount": 0.6, "budget": {"parameters": 0.45}, "quality": {"max_increase": 5.0}}[how]
+    work = budgeted("MLPForClassification", allocation=allocation, min_amount=0.5, **{how: asked})
+    amounts = [row["amount"] for row in pruning.run(work).tables["layers"]]
+    assert min(amounts) >= 0.5
+    assert max(amounts) > 0.5
+
+
 def test_what_is_never_pruned_counts_in_a_budget(budgeted):
     work = budgeted(allocation="sensitivity", budget={"parameters": 0.05})
     with pytest.raises(BadInput, match="0.9500 cannot go.*at most"):

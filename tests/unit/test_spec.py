@@ -163,7 +163,7 @@ def test_every_mistake_is_told_at_once(fleet_text):
             "ranks single weights",
         ),
         ("{prune: {criterion: magnitude, pattern: 2:4, scope: model}}", "has its own scope"),
-        ("{prune: {criterion: magnitude, amount: 0.5, min_amount: 0.1}}", "min_amount is for scope: model"),
+        ("{prune: {criterion: magnitude, amount: 0.5, min_amount: 0.1}}", "every allocation but uniform"),
         (
             "{prune: {criterion: magnitude, amount: 0.5, scope: model, min_amount: 0.6, max_amount: 0.5}}",
             "is above max_amount",

@@ -72,13 +72,13 @@ class Home:
             text=True,
             timeout=timeout,
         )
-        return ended_with(check, done)
+        return commands.ended_with(check, done)
 
     def typed(self, *arguments, check=None):
         """The same in this process, unless the home has an environment of its own."""
         if self.environment:
             return self.cli(*arguments, check=check)
-        return ended_with(check, commands.typed(self.root, *arguments))
+        return commands.typed(self.root, *arguments, check=check)
 
     def all_environment(self):
         return commands.environment(self.root, **self.environment)
@@ -97,14 +97,6 @@ class Home:
     def results(self):
         """Unit key -> the bytes of its result."""
         return {path.stem: path.read_bytes() for path in (self.store / "results").rglob("*.arrow")}
-
-
-def ended_with(code, done):
-    """What was done, if it ended with this exit code or any will do."""
-    assert code in (None, done.returncode), (
-        f"exit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
-    )
-    return done
 
 
 @pytest.fixture(scope="session")

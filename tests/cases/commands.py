@@ -13,9 +13,11 @@ import pytest
 
 from orchestrator.cli import command_line
 
+Done = subprocess.CompletedProcess[str]
 
-def typed(home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """How `prunefleet ARGUMENTS` ends in the directory, with what it says; its children share one warm server."""
+
+def typed(home: Path, *arguments: object, check: int | None = None) -> Done:
+    """How `prunefleet ARGUMENTS` ends in the directory; its children share one warm server. `check`: the exit code that must come."""
     words = ["prunefleet", *map(str, arguments)]
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as out:
         patch.chdir(home)
@@ -24,7 +26,14 @@ def typed(home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
             patch.setenv(name, value)
         with redirect_stderr(io.StringIO()) as talk:
             code = command_line()
-    return subprocess.CompletedProcess(words, code, out.getvalue(), talk.getvalue())
+    return ended_with(check, subprocess.CompletedProcess(words, code, out.getvalue(), talk.getvalue()))
+
+
+def ended_with(check: int | None, done: Done) -> Done:
+    """What was done, if it ended with this exit code, or any will do."""
+    told = f"exit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
+    assert check in (None, done.returncode), told
+    return done
 
 
 def surroundings(home: Path) -> dict[str, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
+from cases.commands import typed
 
 FLEET = """
 version: 1
@@ -35,6 +38,12 @@ def make_small_fleet(tmp_path, tiny_model, tiny_data):
         return path
 
     return make
+
+
+@pytest.fixture
+def prunefleet(tmp_path):
+    """Types a command in the test's directory: `prunefleet("plan", "fleet.yaml", check=0)` is what it did."""
+    return partial(typed, tmp_path)
 
 
 @pytest.fixture

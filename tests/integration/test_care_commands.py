@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 
-from orchestrator.cli import command_line
 from orchestrator.garbage import DAY
 from orchestrator.stores.local import LocalStore
 
@@ -23,21 +21,10 @@ def home(make_small_fleet, tmp_path):
 
 
 @pytest.fixture
-def cli(tmp_path, monkeypatch, capsys):
-    """Calls `main` as the command does; what it printed, if its exit code is `check`."""
-
-    def run(*arguments, check=0):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["prunefleet", *map(str, arguments)])
-        capsys.readouterr()
-        code = command_line()
-        told = capsys.readouterr()
-        assert code == check, f"{code}\n{told.out}\n{told.err}"
-        return SimpleNamespace(stdout=told.out, stderr=told.err)
-
-    monkeypatch.setenv("NO_COLOR", "1")
+def cli(prunefleet, monkeypatch):
+    """Types a command, which ends well unless another exit code is to come."""
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    return run
+    return partial(prunefleet, check=0)
 
 
 @pytest.fixture

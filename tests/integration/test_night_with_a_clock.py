@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
-import pytest
-
-COMMAND = Path(sys.executable).parent / "prunefleet"
 FLEET = """
 version: 1
 name: clocked
@@ -28,34 +21,11 @@ pools:
 """
 
 
-@pytest.fixture
-def prunefleet(tmp_path, make_small_fleet):
+def test_a_night_tells_what_its_zeros_bought(make_small_fleet, prunefleet):
     make_small_fleet(models=1, text=FLEET)
-
-    def call(*arguments):
-        environment = {
-            **os.environ,
-            "NO_COLOR": "1",
-            "COLUMNS": "300",
-            "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        }
-        return subprocess.run(
-            [str(COMMAND), *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-
-    return call
-
-
-def test_a_night_tells_what_its_zeros_bought(prunefleet):
     assert "no speed-up expected, because" in prunefleet("plan", "fleet.yaml").stderr
-    done = prunefleet("run", "fleet.yaml", "--backend", "local", "--json")
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+    run = ("run", "fleet.yaml", "--backend", "local", "--json")
+    summary = json.loads(prunefleet(*run, check=0).stdout)
     asked = prunefleet("query", "SELECT * FROM latencies", "--store", "store", "--json")
     (row,) = json.loads(asked.stdout)
     assert (row["model"], row["recipe"], row["batch"], row["repetitions"]) == ("mlp0", "half", 4, 6)
@@ -67,6 +37,6 @@ def test_a_night_tells_what_its_zeros_bought(prunefleet):
     assert summary["findings"].get("no_gain", 0) == gained_nothing
     report = prunefleet("report", "--store", "store").stdout
     assert ("sparse but neither smaller nor faster (measured)" in report) == gained_nothing
-    again = json.loads(prunefleet("run", "fleet.yaml", "--backend", "local", "--json").stdout)
+    again = json.loads(prunefleet(*run).stdout)
     assert again["outcome"] == "nothing to do", "the clock runs once"
     assert again["neither_smaller_nor_faster"] == gained_nothing

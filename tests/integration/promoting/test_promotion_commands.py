@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 
 from cases.promotions import NOW
 
 from orchestrator import aliases, listing, publishing, results
-from orchestrator.cli import command_line
 from orchestrator.registries.opening import open_outlet
 from orchestrator.survey import read_fleet, survey
 
@@ -62,36 +59,23 @@ def read_survey(path):
 
 
 def test_the_commands_promote_roll_back_and_tell_the_history(
-    tmp_path, make_small_fleet, monkeypatch, capsys, keep_pruned
+    tmp_path, make_small_fleet, prunefleet, keep_pruned
 ):
     make_small_fleet(models=1, text=FLEET)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def typed(*arguments):
-        monkeypatch.setattr(sys, "argv", ["prunefleet", *arguments])
-        code = command_line()
-        return code, capsys.readouterr()
-
-    code, told = typed("promote", "fleet.yaml", "mlp0", "candidate", "--alias", "champion", "--reason", "x")
-    assert code == 69, told.err
-    publish_by_hand(tmp_path / "fleet.yaml", keep_pruned)
     champion = ("promote", "fleet.yaml", "mlp0", "candidate", "--alias", "champion")
-    assert typed(*champion, "--reason", "x", "--actor", "ann")[0] == 77
-    code, told = typed(*champion, "--propose", "--reason", "smaller", "--actor", "ann")
-    assert (code, "not moved yet" in told.err) == (0, True)
-    code, told = typed(*champion, "--approve", "--actor", "bob", "--json")
-    row = json.loads(told.out)["row"]
-    assert (code, row["actor"], row["previous_version"]) == (0, "ann, bob", None)
+    prunefleet(*champion, "--reason", "x", check=69)
+    publish_by_hand(tmp_path / "fleet.yaml", keep_pruned)
+    prunefleet(*champion, "--reason", "x", "--actor", "ann", check=77)
+    told = prunefleet(*champion, "--propose", "--reason", "smaller", "--actor", "ann", check=0)
+    assert "not moved yet" in told.stderr
+    row = json.loads(prunefleet(*champion, "--approve", "--actor", "bob", "--json", check=0).stdout)["row"]
+    assert (row["actor"], row["previous_version"]) == ("ann, bob", None)
     there = json.loads((tmp_path / "out/mlp0/aliases.json").read_text())
     assert there["champion"] == there["candidate"]
-    code, told = typed("promote", "fleet.yaml", "mlp0", "candidate", "--alias", "beta", "--reason", "y")
-    assert code == 0
-    code, told = typed("history", "fleet.yaml", "mlp0", "--json")
-    assert [r["alias"] for r in json.loads(told.out)] == ["candidate", "champion", "beta"]
-    assert typed("rollback", "fleet.yaml", "mlp0", "--alias", "beta", "--reason", "no")[0] == 2
-    code, told = typed("promote", "fleet.yaml", "mlp0", "9", "--alias", "beta", "--reason", "y")
-    assert (code, "judged are 1-half-" in told.err) == (2, True)
-    code, told = typed("history", "fleet.yaml")
-    assert "ann, bob" in told.out
-    assert os.environ["XDG_CACHE_HOME"] == str(tmp_path / "cache")
+    prunefleet("promote", "fleet.yaml", "mlp0", "candidate", "--alias", "beta", "--reason", "y", check=0)
+    rows = json.loads(prunefleet("history", "fleet.yaml", "mlp0", "--json", check=0).stdout)
+    assert [row["alias"] for row in rows] == ["candidate", "champion", "beta"]
+    prunefleet("rollback", "fleet.yaml", "mlp0", "--alias", "beta", "--reason", "no", check=2)
+    told = prunefleet("promote", "fleet.yaml", "mlp0", "9", "--alias", "beta", "--reason", "y", check=2)
+    assert "judged are 1-half-" in told.stderr
+    assert "ann, bob" in prunefleet("history", "fleet.yaml", check=0).stdout

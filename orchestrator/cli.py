@@ -15,7 +15,17 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.commands import care, clusters, explanation, exporting, nights, promotion, simulation
+from orchestrator.commands import (
+    care,
+    clusters,
+    explanation,
+    exporting,
+    nights,
+    plans,
+    promotion,
+    simulation,
+    statuses,
+)
 from orchestrator.commands.console import (
     AsJson,
     FleetFile,
@@ -131,16 +141,11 @@ def plan(
     detailed_exitcode: Annotated[bool, typer.Option(help="Exit with 6 if there is work to do.")] = False,
 ) -> None:
     """Show what a run would do, what is cached, what cannot be done and why, and what it should take."""
-    from orchestrator import planview
-
     seen = survey_of(fleet)
     if as_json:
-        from orchestrator import tonight
-
-        shown = planview.as_json(seen.plan, seen.placement, seen.pools, seen.costs)
-        print_json({**shown, "tonight": tonight.as_json(seen.tonight)})
+        print_json(plans.plan_json(seen))
     else:
-        _show_plan(seen, units=units)
+        plans.show_plan(seen, units=units)
     if detailed_exitcode and len(seen.plan.todo) > len(seen.placement.misfits):
         raise typer.Exit(EXIT_HAS_WORK)
 
@@ -185,7 +190,7 @@ def run(
     connect = choose_backend(backend, address)
     seen = survey_of(fleet, retry_quarantined=retry_quarantined)
     if not quiet and not as_json:
-        _show_plan(seen, units=False)
+        plans.show_plan(seen, units=False)
     run_id = new_run_id(time.time())
     options = RunOptions(
         cache_root=str(cache or default_cache()),
@@ -196,7 +201,7 @@ def run(
     with (
         stoppable() as signals,
         observed(seen, run_id, metrics_port) as metrics,
-        LiveView(talk, seen.pools, len(seen.plan.todo), quiet=quiet or as_json) as view,
+        LiveView(talk, len(seen.plan.todo), quiet=quiet or as_json) as view,
     ):
         summary = execute(seen, connect, options, signals, watchers=(view, metrics), run_id=run_id)
         metrics.closed(summary.exit_code, time.time())
@@ -207,43 +212,7 @@ def run(
     raise typer.Exit(summary.exit_code)
 
 
-@app.command()
-def status(
-    run_id: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run's id; default: the latest ones.")
-    ] = None,
-    store: StoreOption = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show runs, from the store alone."""
-    from orchestrator import runs
-
-    opened = open_store(store)
-    found = [runs.read_status(opened, run_id)] if run_id else runs.list_runs(opened)
-    if as_json:
-        print_json(clusters.with_clusters(opened, found[0]) if run_id else found)
-        return
-    if not found:
-        talk.print("no run yet", markup=False)
-        return
-    table = Table(box=None, pad_edge=False)
-    for column in ("run", "fleet", "state", "wanted", "done before", "done", "failed", "left", "exit"):
-        table.add_column(column, overflow="fold")
-    for row in found:
-        counts = row.get("units", {})
-        failed = counts.get("failed", 0) + counts.get("quarantined", 0)
-        left = sum(counts.get(state, 0) for state in ("waiting", "ready", "running"))
-        cells = (
-            row.get("run_id"),
-            row.get("fleet"),
-            row.get("outcome") or row.get("state"),
-            row.get("wanted"),
-        )
-        more = (row.get("done_before"), counts.get("done", 0), failed, left, row.get("exit_code", ""))
-        table.add_row(*(escape(str(cell)) for cell in (*cells, *more)))
-    out.print(table)
-    if run_id:
-        clusters.show_clusters(opened, run_id)
+app.command()(statuses.status)
 
 
 @app.command()
@@ -311,79 +280,6 @@ for command in (
     promotion.history, care.doctor, care.verify, care.gc, simulation.simulate,
 ):  # fmt: skip
     app.command()(command)
-
-
-def _show_plan(seen: Survey, *, units: bool) -> None:
-    from orchestrator import planview
-    from orchestrator.wording import duration, plain, size
-
-    for warning in seen.warnings:
-        talk.print(f"warning: {plain(warning, 400)}", style="yellow", markup=False, highlight=False)
-    table = Table(box=None, pad_edge=False)
-    for column in ("recipe", "models", *(task.value for task in planview.TASKS)):
-        table.add_column(column)
-    for row in planview.recipe_rows(seen.plan):
-        cells = ["{}/{}".format(*row[task.value]) if task.value in row else "" for task in planview.TASKS]
-        table.add_row(escape(row["recipe"]), str(row["models"]), *cells)
-    talk.print(table)
-    for item in seen.plan.impossible:
-        talk.print(
-            f"cannot: {plain(item.subject)}: {plain(item.reason, 600)}",
-            style="red",
-            markup=False,
-            highlight=False,
-        )
-    for key, reason in seen.plan.quarantined.items():
-        unit = seen.plan.units[key]
-        talk.print(
-            f"quarantined: {unit.task.value} of {plain(unit.model.id)}: {plain(reason, 400)}",
-            style="red",
-            markup=False,
-            highlight=False,
-        )
-    for reason in sorted(set(seen.placement.misfits.values())):
-        talk.print(f"cannot: {plain(reason, 400)}", style="red", markup=False, highlight=False)
-    for notice in planview.notices(seen.plan):
-        talk.print(f"note: {plain(notice, 400)}", markup=False, highlight=False)
-    for line in seen.tonight.sentences:
-        talk.print(f"tonight: {plain(line, 600)}", style="yellow", markup=False, highlight=False)
-    summary = planview.summary(seen.plan, seen.placement, seen.pools)
-    if not summary["to_do"]:
-        talk.print(
-            f"nothing to do: {summary['done']} of {summary['wanted']} units are done",
-            markup=False,
-            highlight=False,
-        )
-    else:
-        talk.print(
-            f"{summary['to_do']} units to do, {summary['done']} cached, {summary['impossible']} impossible; "
-            f"about {duration(summary['predicted_work_seconds'])} of work, "
-            f"at least {duration(summary['lower_bound_seconds'])} on these pools, "
-            f"up to {size(summary['peak_memory_bytes'])} of memory a shard"
-            + (
-                f", about ${summary['predicted_cost_dollars']:.2f}"
-                if summary["predicted_cost_dollars"]
-                else ""
-            ),
-            markup=False,
-            highlight=False,
-        )
-    if units:
-        listing = Table(box=None, pad_edge=False)
-        for column in ("unit", "task", "model", "recipe", "state", "why"):
-            listing.add_column(column, overflow="fold")
-        for key in seen.plan.units:
-            row = planview.unit_row(seen.plan, seen.placement, key, seen.pools, seen.costs)
-            values = (
-                key[:12],
-                row["task"],
-                plain(row["model"]),
-                row["recipe"],
-                row["state"],
-                plain(row["why"], 200),
-            )
-            listing.add_row(*(escape(str(value)) for value in values))
-        out.print(listing)
 
 
 def _show_summary(seen: Survey, summary: RunSummary) -> None:

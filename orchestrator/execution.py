@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator import underway
+from orchestrator import lastrun, underway
 from orchestrator.controller import Controller, Signals, SystemClock, Watcher
 from orchestrator.credentials import masked
 from orchestrator.datafiles import share_data
 from orchestrator.domain import FailureClass, Judgement, Plan, Pool, Shard, Unit, UnitStatus
 from orchestrator.gains import Gains
+from orchestrator.plandiff import chain_rows
 from orchestrator.ports import AttemptEnded, Connect
 from orchestrator.publication import Published, publish_passed
 from orchestrator.reportdata import ReportData
@@ -96,10 +97,14 @@ class _Record:
         if at - self.written_at < STATUS_EVERY_SECONDS:
             return
         before = time.perf_counter()
-        eta = progress.seconds_left(sum(capacity.values()))
-        write_status(
-            self.survey, self.run_id, "running", self.started_at, at, progress.counts, {"eta_seconds": eta}
-        )
+        more = {
+            "eta_seconds": progress.seconds_left(sum(capacity.values())),
+            "pools": {
+                name: {"running": progress.used_slots[name], "slots": slots}
+                for name, slots in capacity.items()
+            },
+        }
+        write_status(self.survey, self.run_id, "running", self.started_at, at, progress.counts, more)
         self.written_at = at + 19 * (time.perf_counter() - before)
 
 
@@ -212,6 +217,7 @@ def _open_run(survey: Survey, run_id: str, at: float) -> None:
     pq.write_table(table, buffer, compression="zstd")
     survey.store.put(f"runs/{run_id}/fleet.yaml", masked(survey.fleet_text).encode())
     survey.store.put(f"runs/{run_id}/plan.parquet", buffer.getvalue())
+    lastrun.keep(survey.store, run_id, lastrun.CHAINS, plan.fleet, chain_rows(plan))
     write_status(survey, run_id, "running", at, at, Counter({UnitState.WAITING: len(plan.todo)}), {})
 
 

@@ -17,7 +17,7 @@ from orchestrator.records import read_records
 from orchestrator.report import ReportData, render_html, render_markdown
 from orchestrator.reportcases import cases_of
 from orchestrator.reportdata import BY_CHAIN
-from orchestrator.rundiff import figures_of
+from orchestrator.rundiff import COLUMNS, figures_of
 from orchestrator.scheduling import Progress, UnitState
 from orchestrator.survey import Survey
 from orchestrator.tables import read_table
@@ -64,7 +64,7 @@ def write_report(
 ) -> ReportData:
     """Writes runs/<run>/report.html and report.md, and the figures that the next run is compared with; what they show."""
     data = gather(survey, run_id, closed, progress)
-    lastrun.keep(survey.store, run_id, survey.plan.fleet, figures_of(cases_of(data)))
+    lastrun.keep(survey.store, run_id, lastrun.FIGURES, survey.plan.fleet, figures_of(cases_of(data)))
     survey.store.put(f"runs/{run_id}/report.html", render_html(data).encode())
     survey.store.put(f"runs/{run_id}/report.md", render_markdown(data).encode())
     return data
@@ -117,7 +117,8 @@ def gather(
 def _before(survey: Survey, run_id: str) -> tuple[str, list[Row], list[Row]]:
     """The id and figures of the fleet's last run, and a finding where they cannot be read."""
     try:
-        return *lastrun.last(survey.store, run_id, survey.plan.fleet), []
+        run, figures = lastrun.last(survey.store, lastrun.FIGURES, COLUMNS, survey.plan.fleet, before=run_id)
+        return run, [*figures], []
     except Damaged as error:
         told = {"kind": "no_comparison", "subject": "the last run", "message": str(error), "unit_key": ""}
         return "", [], [told]

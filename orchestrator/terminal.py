@@ -1,12 +1,14 @@
-"""Effects. The live view of a run: bars by pool on a terminal, a line now and then elsewhere. Talk goes to stderr."""
+"""Effects. The live view of a run, in its own process or from another: bars by pool on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
+from rich.progress import Progress as RichProgress
 
 from orchestrator.domain import Plan, Shard
 from orchestrator.ports import AttemptEnded
@@ -16,18 +18,31 @@ from orchestrator.wording import duration, plain
 LINE_EVERY_SECONDS = 15.0
 
 
-class LiveView:
-    """Watches the loop; on a terminal one bar for all units and one for each pool's slots."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How a run stands at one moment."""
 
-    def __init__(self, console: Console, pools: Mapping[str, object], total: int, *, quiet: bool):
+    total: int
+    """Units that the run has to do."""
+    over: int
+    """Of them, those that ended."""
+    failed: int
+    seconds_left: float | None
+    pools: Mapping[str, tuple[int, int]]
+    """Pool -> slots busy, of all."""
+
+
+class Bars:
+    """On a terminal one bar for all units and one for each pool's slots; elsewhere a line now and then."""
+
+    def __init__(self, console: Console, *, quiet: bool):
         self.console = console
         self.quiet = quiet
-        self.total = total
         self.last_line = float("-inf")
-        self.bars: Bars | None = None
         self.rows: dict[str, TaskID] = {}
+        self.bars: RichProgress | None = None
         if console.is_terminal and not quiet:
-            self.bars = Bars(
+            self.bars = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
@@ -35,11 +50,8 @@ class LiveView:
                 TimeElapsedColumn(),
                 console=console,
             )
-            self.rows[""] = self.bars.add_task("units", total=total, note="")
-            for name in pools:
-                self.rows[name] = self.bars.add_task(f"pool {name}", total=1, note="slots busy")
 
-    def __enter__(self) -> LiveView:
+    def __enter__(self) -> Self:
         if self.bars:
             self.bars.start()
         return self
@@ -47,6 +59,35 @@ class LiveView:
     def __exit__(self, *exc: object) -> None:
         if self.bars:
             self.bars.stop()
+
+    def show(self, look: Look, at: float) -> None:
+        """Draws how it stands."""
+        left = "no estimate yet" if look.seconds_left is None else f"{duration(look.seconds_left)} left"
+        note = left + (f", {look.failed} failed" if look.failed else "")
+        is_over = look.over == look.total
+        if self.bars:
+            self._draw("units", look.over, look.total, "" if is_over else note)
+            for name, (used, slots) in look.pools.items():
+                self._draw(f"pool {plain(name, 40)}", used, max(1, slots), "slots busy")
+        elif not self.quiet and (at - self.last_line >= LINE_EVERY_SECONDS or (is_over and look.total)):
+            self.last_line = float("inf") if is_over else at
+            busy = ", ".join(f"{name} {used}/{slots}" for name, (used, slots) in look.pools.items())
+            told = f"{look.over} of {look.total} units, {note}" + (f"; {busy}" if busy else "")
+            self.console.print(told, markup=False, highlight=False)
+
+    def _draw(self, row: str, completed: int, total: int, note: str) -> None:
+        assert self.bars is not None
+        if row not in self.rows:
+            self.rows[row] = self.bars.add_task(row, total=total, note=note)
+        self.bars.update(self.rows[row], completed=completed, total=total, note=note)
+
+
+class LiveView(Bars):
+    """Watches the loop that runs in this process."""
+
+    def __init__(self, console: Console, total: int, *, quiet: bool):
+        super().__init__(console, quiet=quiet)
+        self.total = total
 
     def begun(self, start: Start, at: float) -> None:
         """An attempt starts."""
@@ -70,21 +111,13 @@ class LiveView:
 
     def looked(self, progress: Progress, capacity: Mapping[str, int], at: float) -> None:
         """The loop has gone round once."""
-        over = sum(
-            progress.counts[state] for state in (UnitState.DONE, UnitState.FAILED, UnitState.QUARANTINED)
+        counts = progress.counts
+        failed = counts[UnitState.FAILED] + counts[UnitState.QUARANTINED]
+        look = Look(
+            total=self.total,
+            over=counts[UnitState.DONE] + failed,
+            failed=failed,
+            seconds_left=progress.seconds_left(sum(capacity.values())),
+            pools={name: (progress.used_slots[name], slots) for name, slots in capacity.items()},
         )
-        left = duration(progress.seconds_left(sum(capacity.values())))
-        failed = progress.counts[UnitState.FAILED] + progress.counts[UnitState.QUARANTINED]
-        note = f"{left} left" + (f", {failed} failed" if failed else "")
-        if self.bars:
-            self.bars.update(self.rows[""], completed=over, note=note if over < self.total else "")
-            for name, row in self.rows.items():
-                if name:
-                    self.bars.update(
-                        row, completed=progress.used_slots[name], total=max(1, capacity.get(name, 0))
-                    )
-        elif not self.quiet and (
-            at - self.last_line >= LINE_EVERY_SECONDS or (over == self.total and self.total)
-        ):
-            self.last_line = at if over < self.total else float("inf")
-            self.console.print(f"{over} of {self.total} units, {note}", markup=False, highlight=False)
+        self.show(look, at)

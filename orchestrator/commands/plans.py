@@ -1,0 +1,125 @@
+"""Effects. How a plan is shown: by recipe, beside the last run's, what cannot be, and what it should take."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from orchestrator.commands.console import out, say, talk
+
+if TYPE_CHECKING:
+    from orchestrator.plandiff import PlanChange
+    from orchestrator.survey import Survey
+
+MOST_CHANGES = 20
+SIGNS = {"left over": ("…", "yellow"), "gone": ("−", "red"), "changed bytes": ("~", "cyan"), "changed recipe": ("~", "cyan")}  # fmt: skip
+
+
+def differences(seen: Survey) -> tuple[str, tuple[PlanChange, ...]]:
+    """The fleet's last run, and how this plan differs from its; empty where there was none. Errors: Damaged."""
+    from orchestrator import lastrun, plandiff
+
+    run_id, before = lastrun.last(seen.store, lastrun.CHAINS, plandiff.COLUMNS, seen.plan.fleet)
+    return (run_id, plandiff.changes(before, seen.plan)) if run_id else ("", ())
+
+
+def plan_json(seen: Survey) -> dict[str, Any]:
+    """What `plan --json` prints."""
+    from orchestrator import planview, tonight
+
+    run_id, changes = differences(seen)
+    return {
+        **planview.as_json(seen.plan, seen.placement, seen.pools, seen.costs),
+        "since": {"run_id": run_id, "changes": [asdict(change) for change in changes]} if run_id else None,
+        "tonight": tonight.as_json(seen.tonight),
+    }
+
+
+def show_plan(seen: Survey, *, units: bool) -> None:
+    """The whole plan as talk, and its units as data if they are asked for."""
+    from orchestrator import planview
+    from orchestrator.wording import plain
+
+    for warning in seen.warnings:
+        say(f"warning: {plain(warning, 400)}", style="yellow")
+    table = Table(box=None, pad_edge=False)
+    for column in ("recipe", "models", *(task.value for task in planview.TASKS)):
+        table.add_column(column)
+    for row in planview.recipe_rows(seen.plan):
+        cells = ["{}/{}".format(*row[task.value]) if task.value in row else "" for task in planview.TASKS]
+        table.add_row(escape(row["recipe"]), str(row["models"]), *cells)
+    talk.print(table)
+    _show_differences(seen)
+    for item in seen.plan.impossible:
+        say(f"cannot: {plain(item.subject)}: {plain(item.reason, 600)}", style="red")
+    for key, reason in seen.plan.quarantined.items():
+        unit = seen.plan.units[key]
+        say(f"quarantined: {unit.task.value} of {plain(unit.model.id)}: {plain(reason, 400)}", style="red")
+    for reason in sorted(set(seen.placement.misfits.values())):
+        say(f"cannot: {plain(reason, 400)}", style="red")
+    for notice in planview.notices(seen.plan):
+        say(f"note: {plain(notice, 400)}")
+    for line in seen.tonight.sentences:
+        say(f"tonight: {plain(line, 600)}", style="yellow")
+    say(_summary(seen))
+    if units:
+        _list_units(seen)
+
+
+def _show_differences(seen: Survey) -> None:
+    from orchestrator.wording import count, plain
+
+    run_id, changes = differences(seen)
+    if not changes:
+        return
+    say(f"since run {run_id}:")
+    listing = Table(box=None, pad_edge=False, show_header=False)
+    for change in changes[:MOST_CHANGES]:
+        sign, style = SIGNS.get(change.why.value, ("+", "green"))
+        work = count(change.units, "unit") if change.units else ""
+        cells = (sign, change.why.value, plain(change.subject), work, plain(change.detail, 240))
+        listing.add_row(*(escape(cell) for cell in cells), style=style)
+    talk.print(listing)
+    if len(changes) > MOST_CHANGES:
+        say(f"and {len(changes) - MOST_CHANGES} more; `plan --json` lists them all")
+
+
+def _summary(seen: Survey) -> str:
+    from orchestrator import planview
+    from orchestrator.wording import duration, size
+
+    told = planview.summary(seen.plan, seen.placement, seen.pools)
+    if not told["to_do"]:
+        return f"nothing to do: {told['done']} of {told['wanted']} units are done"
+    dollars = told["predicted_cost_dollars"]
+    return (
+        f"{told['to_do']} units to do, {told['done']} cached, {told['impossible']} impossible; "
+        f"about {duration(told['predicted_work_seconds'])} of work, "
+        f"at least {duration(told['lower_bound_seconds'])} on these pools, "
+        f"up to {size(told['peak_memory_bytes'])} of memory a shard"
+        + (f", about ${dollars:.2f}" if dollars else "")
+    )
+
+
+def _list_units(seen: Survey) -> None:
+    from orchestrator import planview
+    from orchestrator.wording import plain
+
+    listing = Table(box=None, pad_edge=False)
+    for column in ("unit", "task", "model", "recipe", "state", "why"):
+        listing.add_column(column, overflow="fold")
+    for key in seen.plan.units:
+        row = planview.unit_row(seen.plan, seen.placement, key, seen.pools, seen.costs)
+        cells = (
+            key[:12],
+            row["task"],
+            plain(row["model"]),
+            row["recipe"],
+            row["state"],
+            plain(row["why"], 200),
+        )
+        listing.add_row(*(escape(str(cell)) for cell in cells))
+    out.print(listing)

@@ -50,7 +50,7 @@ class RecoverSpec(Part):
     """Win back what pruning cost. A fifth of the calibration data is held out; a step that does not lower its loss is undone."""
 
     bias: bool = False
-    """Biases make up for what removed weights gave on average."""
+    """Biases make up for what removed weights, or units that were cut out, gave on average."""
     batch_norm: bool = False
     """Running means and variances are estimated again, over all calibration examples."""
     distill: Annotated[DistillSpec | None, BeforeValidator(with_defaults)] = None
@@ -195,10 +195,6 @@ class PruneSpec(Part):
         if self.budget is not None and not self.has_latency_budget:
             raise ValueError(
                 "with cut a budget can be one of latency alone; cut says how much of the rest goes"
-            )
-        if self.recover is not None and self.recover.bias:
-            raise ValueError(
-                "recover.bias is about masks, and does not go with cut; distill learns biases too"
             )
         if self.criterion == "sparsegpt":
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Effects. Lets a layer's bias make up for what its removed weights gave on average."""
+"""Effects. Lets a layer's bias make up for what its removed weights, or units that it read, gave on average."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from torch import nn
 
 from tasks.batches import batches, logits_of
 from tasks.calibration import watching
+from tasks.cuts import Cut
 from tasks.fitting import Fitted
 from tasks.hessians import unfolded
-from tasks.models import Layer, Model, rows_of
+from tasks.models import Layer, Model, prunable_layers, rows_of
+from tasks.units import readers
 
 
 def mean_inputs(model: Model, layers: Sequence[Layer], fitted: Fitted) -> dict[str, torch.Tensor]:
@@ -54,7 +56,34 @@ def correct_(
         if not isinstance(bias, nn.Parameter) or before.shape != after.shape or layer.name not in means:
             without.append(layer.name)
             continue
-        missing = correction(layer, before.detach(), after.detach(), means[layer.name])
-        bias.data = (bias.detach().double() + missing.to(bias.device)).to(bias.dtype)
+        _add_(bias, correction(layer, before.detach(), after.detach(), means[layer.name]))
         changed.append(f"{layer.name}.bias")
     return tuple(changed), tuple(without)
+
+
+def correct_cut_(
+    small: nn.Module, dense: Model, layers: Sequence[Layer], cut: Cut, fitted: Fitted
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Lets the biases of those who read units that were cut out make up for what the units gave on average.
+
+    `layers` are those of the smaller model, which is changed. Gives (names of the biases it set, readers that have none).
+    """
+    whole = {layer.weight: layer for layer in prunable_layers(dense.module)}
+    read = {slot.dim.tensor for choice in cut.choices for slot in readers(choice.group, whole)}
+    origins = {
+        layer.name: whole[cut.origin(layer.weight)] for layer in layers if cut.origin(layer.weight) in read
+    }
+    biases = {name: getattr(small.get_submodule(name), "bias", None) for name in origins}
+    found = {name: bias for name, bias in biases.items() if isinstance(bias, nn.Parameter)}
+    means = mean_inputs(dense, [origins[name] for name in found], fitted)
+    state = dense.module.state_dict(keep_vars=True)
+    emptied = cut.emptied(state)
+    for name, bias in found.items():
+        layer = origins[name]
+        missing = correction(layer, state[layer.weight].detach(), emptied[layer.weight], means[layer.name])
+        _add_(bias, cut.sliced(f"{layer.name}.bias", missing))
+    return tuple(f"{name}.bias" for name in found), tuple(name for name in origins if name not in found)
+
+
+def _add_(bias: nn.Parameter, missing: torch.Tensor) -> None:
+    bias.data = (bias.detach().double() + missing.to(bias.device)).to(bias.dtype)

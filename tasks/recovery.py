@@ -11,8 +11,9 @@ import torch
 
 from tasks.batches import batches, logits_of
 from tasks.batchnorm import batch_norms, reestimate_
-from tasks.bias import correct_, mean_inputs
+from tasks.bias import correct_, correct_cut_, mean_inputs
 from tasks.contract import BadInput, Finding, Row
+from tasks.cuts import Cut
 from tasks.distillation import Lessons, distill_
 from tasks.embeddings import cosine_distances
 from tasks.families import answer_of
@@ -39,10 +40,17 @@ class Recovered:
 
 
 def recover_(
-    dense: Model, pruned: Model, layers: Sequence[Layer], fitted: Fitted, params: Mapping[str, Any], seed: int
+    dense: Model,
+    pruned: Model,
+    layers: Sequence[Layer],
+    fitted: Fitted,
+    params: Mapping[str, Any],
+    seed: int,
+    cut: Cut | None = None,
 ) -> Recovered:
     """Carries out the steps that `params` names, on the pruned module in place; zeros of `layers` stay zeros.
 
+    `cut` says what was taken out, if the pruned model is a smaller one; `layers` are the pruned model's.
     A step after which the loss on held-out examples is not lower is undone. The loss is that of the calibration data's
     labels or tokens, or for a model without a head the mean distance of embeddings to the dense ones.
     """
@@ -64,7 +72,7 @@ def recover_(
             touched, after, taken = learned.changed, learned.best, learned.step
         else:
             touched, told = (
-                _bias(dense, pruned, layers, learning) if step == "bias" else _norms(pruned, learning)
+                _bias(dense, pruned, layers, learning, cut) if step == "bias" else _norms(pruned, learning)
             )
             findings.extend(told)
             after, taken = measure(), 1 if touched else 0
@@ -119,16 +127,18 @@ def _measure_of(dense: Model, pruned: Model, held: Fitted) -> Callable[[], float
 
 
 def _bias(
-    dense: Model, pruned: Model, layers: Sequence[Layer], learning: Fitted
+    dense: Model, pruned: Model, layers: Sequence[Layer], learning: Fitted, cut: Cut | None
 ) -> tuple[tuple[str, ...], Iterator[Finding]]:
-    touched, without = correct_(pruned.module, dense.module, layers, mean_inputs(dense, layers, learning))
+    if cut:
+        touched, without = correct_cut_(pruned.module, dense, layers, cut, learning)
+    else:
+        touched, without = correct_(pruned.module, dense.module, layers, mean_inputs(dense, layers, learning))
+    asked = len(touched) + len(without)
 
     def told() -> Iterator[Finding]:
         if without:
             names = ", ".join(without[:5]) + (", …" if len(without) > 5 else "")
-            message = (
-                f"{len(without)} of {len(layers)} layers have no bias of as many outputs to correct: {names}"
-            )
+            message = f"{len(without)} of {asked} layers have no bias of as many outputs to correct: {names}"
             yield Finding(kind="no_bias", subject="bias", message=message)
 
     return touched, told()

@@ -60,7 +60,7 @@ def run_cut(work: Work) -> Product:
     fresh = load_afresh(work.output, work.device)
     _check_slices(work, fresh, cut)
     doubts = tuple(_separable(recipe, model, fresh, cut))
-    recovered = _recover(work, fresh)
+    recovered = _recover(work, fresh, cut)
     rows = list(_rows(model, recipe, cut))
     artifact = _artifact(model, work.output) | (columns_of(timed) if timed else {})
     if work.params.get("verify") == "process":
@@ -207,7 +207,7 @@ def _check_apart(output: Path, artifact: Mapping[str, Any]) -> None:
         )
 
 
-def _recover(work: Work, fresh: Model) -> Recovered | None:
+def _recover(work: Work, fresh: Model, cut: Cut) -> Recovered | None:
     """What the recipe's steps of recovery did to the smaller model, which is written again."""
     params = work.params.get("recover")
     if not params:
@@ -216,7 +216,7 @@ def _recover(work: Work, fresh: Model) -> Recovered | None:
     dense = load(work.model, work.device)
     fitted = fit(read(calibration_of(work)), dense)
     layers = prunable_layers(fresh.module)
-    recovered = recover_(dense, fresh, layers, fitted, params, work.seed)
+    recovered = recover_(dense, fresh, layers, fitted, params, work.seed, cut)
     if recovered.changed:
         rewrite(work.output, fresh, recovered.changed)
     return recovered

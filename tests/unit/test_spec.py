@@ -132,10 +132,6 @@ def test_every_mistake_is_told_at_once(fleet_text):
         ("{prune: {criterion: magnitude, cut: {width: 0.2}, skip: [x]}}", "skip is about masks"),
         ("{prune: {criterion: sparsegpt, cut: {width: 0.2}, dataset: manual}}", "does not go with cut"),
         ("{prune: {criterion: loss, cut: {width: 0.2}}}", "needs calibration data"),
-        (
-            "{prune: {criterion: magnitude, cut: {width: 0.2}, dataset: manual, recover: {bias: true}}}",
-            "recover.bias is about masks",
-        ),
         ("{prune: {criterion: loss, amount: 0.2, dataset: manual}}", "loss needs cut"),
         ("{prune: {criterion: magnitude, amount: 0.2, round_to: 8}}", "round_to needs cut"),
         (

@@ -36,7 +36,7 @@ from orchestrator.commands.console import (
     survey_of,
     talk,
 )
-from orchestrator.commands.stopping import EXIT_INTERRUPTED, stoppable
+from orchestrator.commands.stopping import EXIT_INTERRUPTED, BudgetHours, Window, stop_of, stoppable
 from orchestrator.commands.watching import MetricsPort, observed
 from orchestrator.credentials import masked
 from orchestrator.errors import PrunefleetError
@@ -159,16 +159,8 @@ def run(
     ] = None,
     backend: Annotated[str, typer.Option(help="ray, or local for child processes without Ray.")] = "ray",
     metrics_port: MetricsPort = None,
-    budget_hours: Annotated[
-        float | None,
-        typer.Option(min=0.0, help="Start nothing more after so many hours; the rest is carried over."),
-    ] = None,
-    window: Annotated[
-        str | None,
-        typer.Option(
-            help="Start work only in these hours, like 01:00-06:00 or 22:00-06:00 Europe/Berlin; the rest is carried over."
-        ),
-    ] = None,
+    budget_hours: BudgetHours = None,
+    window: Window = None,
     max_failures: Annotated[
         int | None, typer.Option(min=0, help="Start nothing more once more units failed.")
     ] = None,
@@ -184,9 +176,8 @@ def run(
     from orchestrator.backends.opening import choose_backend
     from orchestrator.execution import RunOptions, execute, new_run_id
     from orchestrator.terminal import LiveView
-    from orchestrator.window import first_stop, parse_window
 
-    hours = parse_window(window, None) if window is not None else None
+    stop = stop_of(window, budget_hours)
     connect = choose_backend(backend, address)
     seen = survey_of(fleet, retry_quarantined=retry_quarantined)
     if not quiet and not as_json:
@@ -194,7 +185,7 @@ def run(
     run_id = new_run_id(time.time())
     options = RunOptions(
         cache_root=str(cache or default_cache()),
-        stop=first_stop(hours, budget_hours, time.time()),
+        stop=stop,
         max_failures=max_failures,
         actor=os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown",
     )

@@ -6,15 +6,18 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from orchestrator.credentials import known_secrets
 from orchestrator.placement import pools_of
 from orchestrator.probes.checks import Check, State
 from orchestrator.probes.fleets import check_datasets, check_registries
 from orchestrator.probes.ground import Effort, Ground
 from orchestrator.probes.storage import probe_store
 from orchestrator.probes.versions import FLOORS, check_versions
+from orchestrator.redaction import redacted
 from orchestrator.spec import Fleet, StoreSpec
 from orchestrator.stores.local import LocalStore
 from orchestrator.stores.multipart import uploads_of
@@ -22,10 +25,23 @@ from orchestrator.stores.opening import open_store
 
 
 def examine(fleet: Fleet, effort: Effort, address: str | None) -> Iterator[Check]:
-    """Every property, as it is found out; `address` is a Ray cluster's. Writes below `doctor/` in the store and removes it.
+    """Every property, as it is found out, without secrets; `address` is a Ray cluster's.
 
-    Errors: SpecError, if the store cannot even be named.
+    Writes below `doctor/` in the store and removes it. Errors: SpecError, if the store cannot even be named.
     """
+    secrets = known_secrets()
+    for check in _examined(fleet, effort, address):
+        yield replace(
+            check,
+            area=redacted(check.area, secrets),
+            name=redacted(check.name, secrets),
+            seen=redacted(check.seen, secrets),
+            follows=redacted(check.follows, secrets),
+            advice=redacted(check.advice, secrets),
+        )
+
+
+def _examined(fleet: Fleet, effort: Effort, address: str | None) -> Iterator[Check]:
     yield from check_versions(installed_versions())
     store_checks = check_store(fleet.store, effort)
     yield from store_checks

@@ -10,16 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator import lastrun, underway
+from orchestrator import lastrun, runs, underway
 from orchestrator.controller import Controller, Signals, SystemClock, Watcher
 from orchestrator.credentials import masked
 from orchestrator.datafiles import share_data
-from orchestrator.domain import FailureClass, Judgement, Plan, Pool, Shard, Unit, UnitStatus
+from orchestrator.domain import FailureClass, Judgement, Plan, Pool, Shard, TaskName, Unit, UnitStatus
 from orchestrator.gains import Gains
+from orchestrator.lastword import last_word
 from orchestrator.plandiff import chain_rows
 from orchestrator.ports import AttemptEnded, Connect
 from orchestrator.publication import Published, publish_passed
 from orchestrator.reportdata import ReportData
+from orchestrator.runboard import read_object
 from orchestrator.scheduling import Progress, Start, UnitState
 from orchestrator.sharing import Share
 from orchestrator.signing import check_key
@@ -73,7 +75,6 @@ class _Record:
     started_at: float
     measured: list[tuple[Unit, Pool, float]] = field(default_factory=list)
     findings: Counter[str] = field(default_factory=Counter)
-    judged: list[str] = field(default_factory=list)
     written_at: float = float("-inf")
     cost: float = 0.0
 
@@ -84,12 +85,8 @@ class _Record:
         """An attempt is over."""
         for report in event.reports:
             self.findings.update(report.findings)
-            if report.status is UnitStatus.FAILED:
-                continue
-            unit = plan.units[report.key]
-            if unit.task.value == "judge":
-                self.judged.append(unit.key)
             if report.status is UnitStatus.DONE:
+                unit = plan.units[report.key]
                 self.measured.append((unit, self.survey.pools[shard.pool], report.wall_seconds))
 
     def looked(self, progress: Progress, capacity: Mapping[str, int], at: float) -> None:
@@ -129,6 +126,9 @@ def execute(
     started_at = clock.now()
     run_id = run_id or new_run_id(started_at)
     record = _Record(survey=survey, run_id=run_id, started_at=started_at)
+    if share and not survey.plan.todo and runs.has_ended(survey.store, run_id):
+        return _left_to_others(survey, record, None, signals)
+    before = runs.closing(survey.store, run_id)
     _open_run(survey, run_id, started_at)
     progress: Progress | None = None
     if survey.plan.todo:
@@ -155,14 +155,28 @@ def execute(
             backend.close()
         write_costs(survey.store, survey.costs.learnt(record.measured))
     underway.settle(survey.store, _done(survey, progress), clock.now())
-    published = publish_passed(survey, _done(survey, progress), run_id, clock.now(), options.actor)
-    return _close_run(survey, record, progress, published, signals, clock.now())
+    board = share.board if share else None
+    with last_word(board, clock, signals, before) as is_ours:
+        if not is_ours:
+            return _left_to_others(survey, record, progress, signals)
+        published = publish_passed(survey, _done(survey, progress), run_id, clock.now(), options.actor)
+        return _close_run(survey, record, progress, published, signals, clock.now())
 
 
 def _done(survey: Survey, progress: Progress | None) -> frozenset[str]:
     """Units with a result, after the loop."""
     states = progress.states if progress else {}
     return survey.plan.done | {key for key, state in states.items() if state is UnitState.DONE}
+
+
+def _judged(plan: Plan, progress: Progress | None) -> list[str]:
+    """Judge units that this run has finished, on whatever cluster."""
+    states = progress.states if progress else {}
+    return [
+        key
+        for key in plan.todo
+        if plan.units[key].task is TaskName.JUDGE and states.get(key) is UnitState.DONE
+    ]
 
 
 def _units_to_do(plan: Plan) -> list[Unit]:
@@ -261,7 +275,7 @@ def _close_run(
     from orchestrator.reporting import gains_of, verdicts_of, write_report
 
     fold(survey.store)
-    verdicts = verdicts_of(survey.store, survey.plan, record.judged)
+    verdicts = verdicts_of(survey.store, survey.plan, _judged(survey.plan, progress))
     counts = progress.counts if progress else Counter[UnitState]()
     outcome, exit_code, reason = _ending(survey, progress, verdicts, signals)
     closed = {
@@ -277,7 +291,7 @@ def _close_run(
         "failed": counts[UnitState.FAILED] + counts[UnitState.QUARANTINED],
         "impossible": len(survey.plan.impossible) + len(survey.placement.misfits),
     }
-    survey.store.put_if_absent(f"runs/{record.run_id}/closed.json", json.dumps(closed).encode())
+    survey.store.put(runs.closed_key(record.run_id), json.dumps(closed).encode())
     more = {
         "outcome": outcome,
         "exit_code": exit_code,
@@ -289,17 +303,50 @@ def _close_run(
     }
     write_status(survey, record.run_id, "ended", record.started_at, at, counts, more)
     told = write_report(survey, record.run_id, closed, progress)
-    left = counts[UnitState.WAITING] + counts[UnitState.READY]
+    return _summary(
+        record,
+        counts,
+        (outcome, exit_code, reason),
+        verdicts,
+        gains_of(survey.store, survey.plan),
+        published,
+        told,
+    )
+
+
+def _left_to_others(
+    survey: Survey, record: _Record, progress: Progress | None, signals: Signals
+) -> RunSummary:
+    """How a run ended that another controller closes, or why this one left it."""
+    closed = read_object(survey.store, runs.closed_key(record.run_id))
+    ending = str(closed.get("outcome", "interrupted")), int(closed.get("exit_code", EXIT_INTERRUPTED)), ""
+    if signals.drain:
+        ending = "interrupted", EXIT_INTERRUPTED, signals.drain
+    counts = progress.counts if progress else Counter[UnitState]()
+    told = ReportData(run={"run_id": record.run_id}, chains=())
+    return _summary(record, counts, ending, {}, Gains(models=0, without=0, measured=0), (), told)
+
+
+def _summary(
+    record: _Record,
+    counts: Mapping[UnitState, int],
+    ending: tuple[str, int, str],
+    verdicts: Mapping[str, int],
+    gains: Gains,
+    published: Sequence[Published],
+    told: ReportData,
+) -> RunSummary:
+    outcome, exit_code, reason = ending
     return RunSummary(
         run_id=record.run_id,
         exit_code=exit_code,
         outcome=outcome,
-        counts={state.value: counts[state] for state in UnitState},
+        counts={state.value: counts.get(state, 0) for state in UnitState},
         verdicts=dict(verdicts),
         findings=dict(record.findings),
-        gains=gains_of(survey.store, survey.plan),
+        gains=gains,
         published=tuple(published),
-        carried_over=left,
+        carried_over=counts.get(UnitState.WAITING, 0) + counts.get(UnitState.READY, 0),
         told=told,
         stop_reason=reason,
     )

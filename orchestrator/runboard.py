@@ -65,6 +65,7 @@ class Board:
     seen: dict[str, tuple[tuple[float, int], dict[str, Any]]] = field(default_factory=dict)
     """Key -> when it was written, its size, and the content last read."""
     threads: int = 8
+    has_spoken: bool = False
 
     def __post_init__(self) -> None:
         self.owner = self.owner or f"{self.cluster}.{secrets.token_hex(3)}"
@@ -73,6 +74,7 @@ class Board:
         """Says that this cluster lives, and how it stands."""
         body = {"cluster": self.cluster, "owner": self.owner, **told}
         self.store.put(state_key(self.run_id, self.cluster), json.dumps(body).encode())
+        self.has_spoken = True
 
     def peers(self) -> tuple[Peer, ...]:
         """The other clusters' controllers that live and have not ended, by the store's clock; call it after `beat`."""
@@ -88,7 +90,9 @@ class Board:
         return tuple(peer for peer in found if peer is not None and peer.state == "running")
 
     def is_ousted(self) -> bool:
-        """Whether another life of this cluster's controller has taken its place."""
+        """Whether another life of this cluster's controller has taken its place; what stood there before it spoke is no other."""
+        if not self.has_spoken:
+            return False
         told = self._read_one(state_key(self.run_id, self.cluster))
         return bool(told) and told.get("owner") != self.owner
 

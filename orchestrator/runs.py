@@ -13,6 +13,8 @@ from orchestrator.names import problem_of_part
 from orchestrator.ports import ObjectStore
 
 _THREADS = 16
+_TO_BE_CONTINUED = frozenset({"interrupted", "stopped", "not permitted", "carried over"})
+"""Outcomes of runs that left work which the same run can go on with."""
 
 
 def list_runs(store: ObjectStore) -> list[dict[str, Any]]:
@@ -39,6 +41,28 @@ def latest(store: ObjectStore) -> str:
     if not found:
         raise UnknownRun(f"there is no run in {store.url} yet; `prunefleet run` makes one")
     return str(found[0]["run_id"])
+
+
+def closed_key(run_id: str) -> str:
+    """The record of how a run ended."""
+    return f"runs/{run_id}/closed.json"
+
+
+def closing(store: ObjectStore, run_id: str) -> str:
+    """Which closing of the run stands: it changes whenever the run is closed once more. Empty before the first."""
+    there = store.stat(closed_key(run_id))
+    return there.etag if there else ""
+
+
+def has_ended(store: ObjectStore, run_id: str) -> bool:
+    """Whether the run was closed, and not because it was stopped with work left."""
+    try:
+        closed = json.loads(store.get(closed_key(run_id)))
+    except NotFound:
+        return False
+    except (ValueError, RecursionError, Damaged):
+        return True
+    return not (isinstance(closed, dict) and closed.get("outcome") in _TO_BE_CONTINUED)
 
 
 def read_report(store: ObjectStore, run_id: str, name: str = "report.html") -> bytes:

@@ -9,18 +9,19 @@ import re
 import shlex
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from orchestrator import runboard
+from orchestrator import runboard, runs
 from orchestrator.addresses import is_loopback
 from orchestrator.clusterspec import ClusterSpec
 from orchestrator.errors import NotFound, SpecError, UnknownRun, UsageError
 from orchestrator.jobs import OVER, Jobs
 from orchestrator.ports import ObjectStore
 from orchestrator.spec import Fleet, load_fleet
+from orchestrator.window import StopAt
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 ENTRYPOINT_MODULE = "orchestrator.cli"
@@ -40,6 +41,11 @@ class Sent:
 def submission_key(run_id: str) -> str:
     """The run's fleet file as it was submitted, and from which directory."""
     return f"runs/{run_id}/submission.json"
+
+
+def limits_key(run_id: str) -> str:
+    """After which moment a run starts nothing more, and why, as the last `submit` said."""
+    return f"runs/{run_id}/limits.json"
 
 
 def record(store: ObjectStore, run_id: str, text: str, base: PurePosixPath, name: str) -> None:
@@ -68,6 +74,26 @@ def recorded(store: ObjectStore, run_id: str) -> tuple[Fleet, str]:
     except ValueError:
         pass
     raise SpecError(f"{submission_key(run_id)} in {store.url} is not what `prunefleet submit` writes")
+
+
+def limit(store: ObjectStore, run_id: str, stop: StopAt | None) -> None:
+    """Says when every cluster of the run is to start nothing more; what an earlier submission said of it is over."""
+    store.put(limits_key(run_id), json.dumps({"stop": asdict(stop) if stop else None}).encode())
+
+
+def limited(store: ObjectStore, run_id: str) -> StopAt | None:
+    """When a cluster that joins the run is to start nothing more. Errors: SpecError."""
+    try:
+        match json.loads(store.get(limits_key(run_id))):
+            case {"stop": None}:
+                return None
+            case {"stop": {"at": int() | float() as at, "reason": str(reason)}}:
+                return StopAt(at=float(at), reason=reason)
+    except NotFound:
+        return None
+    except ValueError:
+        pass
+    raise SpecError(f"{limits_key(run_id)} in {store.url} is not what `prunefleet submit` writes")
 
 
 def out_of_reach(fleet: Fleet, text: str, cluster: str) -> list[str]:
@@ -110,7 +136,7 @@ def send(
         name = submission_id(run_id, cluster, epoch)
         if jobs.submit(name, command, runtime_env, metadata):
             return Sent(cluster=cluster, submission_id=name, is_new=True)
-        if jobs.status(name) not in OVER or _is_closed(store, run_id):
+        if jobs.status(name) not in OVER or runs.has_ended(store, run_id):
             return Sent(cluster=cluster, submission_id=name, is_new=False)
     raise UsageError(f"run {run_id} was started {MOST_EPOCHS} times on {cluster}; start a new one")
 
@@ -158,7 +184,3 @@ def jobs_of(fleet: Fleet, name: str) -> Jobs:
     jobs = Jobs.of(name, fleet.clusters[name], os.environ)
     jobs.check_door(os.environ)
     return jobs
-
-
-def _is_closed(store: ObjectStore, run_id: str) -> bool:
-    return store.stat(f"runs/{run_id}/closed.json") is not None

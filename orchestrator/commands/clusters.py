@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.commands.console import AsJson, FleetFile, StoreOption, open_store, out, print_json, say
+from orchestrator.commands.stopping import BudgetHours, Window, stop_of, stoppable
 from orchestrator.commands.watching import MetricsPort, observed
 from orchestrator.errors import PrunefleetError, Unreachable, UsageError
 from orchestrator.ports import ObjectStore
@@ -35,6 +36,8 @@ def submit(
         bool,
         typer.Option("--ship", help="Send this installation's code along; else the cluster's image has it."),
     ] = False,
+    budget_hours: BudgetHours = None,
+    window: Window = None,
     as_json: AsJson = False,
 ) -> None:
     """Start a run on the fleet's Ray clusters, one job on each; again with the same --run, nothing that runs is touched.
@@ -47,6 +50,7 @@ def submit(
     from orchestrator.survey import read_fleet
 
     spec, text = read_fleet(fleet)
+    stop = stop_of(window, budget_hours)
     wanted = submission.chosen(spec, cluster or [])
     problems = [problem for name in wanted for problem in submission.out_of_reach(spec, text, name)]
     if problems:
@@ -55,6 +59,7 @@ def submit(
     run = run_id or new_run_id(time.time())
     store = opened(spec.store)
     submission.record(store, run, text, PurePosixPath(fleet.resolve().parent), str(fleet))
+    submission.limit(store, run, stop)
     runboard.lift_stop(store, run)
     package = submission.packaged() if ship else None
     sent = []
@@ -195,7 +200,6 @@ def join(
     from orchestrator import submission
     from orchestrator.api import default_cache
     from orchestrator.backends.opening import choose_backend
-    from orchestrator.commands.stopping import stoppable
     from orchestrator.execution import RunOptions, execute
     from orchestrator.runboard import Board
     from orchestrator.sharing import Share
@@ -215,7 +219,11 @@ def join(
     seen = survey(fleet, text, time.time(), own_run=run_id)
     board = Board(seen.store, run_id, cluster, heartbeat_seconds())
     share = Share(board=board, pools={name: spec.pools for name, spec in fleet.clusters.items()})
-    options = RunOptions(cache_root=str(cache or default_cache()), actor=f"cluster {cluster}")
+    options = RunOptions(
+        cache_root=str(cache or default_cache()),
+        stop=submission.limited(place, run_id),
+        actor=f"cluster {cluster}",
+    )
     say(
         f"{board.owner}: {len(seen.plan.todo)} units to do in run {run_id}, shared between {', '.join(fleet.clusters)}"
     )

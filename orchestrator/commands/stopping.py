@@ -1,12 +1,13 @@
-"""Effects. How a command that runs work heeds SIGTERM and Ctrl-C."""
+"""Effects. What ends a command that runs work: its window, its budget, SIGTERM and Ctrl-C."""
 
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,8 +15,27 @@ from orchestrator.commands.console import talk
 
 if TYPE_CHECKING:
     from orchestrator.controller import Signals
+    from orchestrator.window import StopAt
 
 EXIT_INTERRUPTED = 75
+BudgetHours = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="Start nothing more after so many hours; the rest is carried over."),
+]
+Window = Annotated[
+    str | None,
+    typer.Option(
+        help="Start work only in these hours, like 01:00-06:00 or 22:00-06:00 Europe/Berlin; the rest is carried over."
+    ),
+]
+
+
+def stop_of(window: str | None, budget_hours: float | None) -> StopAt | None:
+    """What ends a run that begins now first. Errors: UsageError."""
+    from orchestrator.window import first_stop, parse_window
+
+    hours = parse_window(window, None) if window is not None else None
+    return first_stop(hours, budget_hours, time.time())
 
 
 @contextmanager

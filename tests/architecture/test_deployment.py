@@ -307,6 +307,15 @@ def test_the_compose_file_is_a_compose_file(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_every_image_of_the_compose_stack_has_a_version():
+    services = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text())["services"]
+    images = {
+        name: re.fullmatch(r"\$\{[A-Z0-9_]+:-(.+)\}", service["image"])[1]
+        for name, service in services.items()
+    }
+    assert [name for name, image in images.items() if not re.search(r":v?\d+\.\d+\.\d+\Z", image)] == []
+
+
 def test_the_compose_stack_has_tokens_secrets_as_files_and_only_loopback_ports():
     told = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text())
     for name, service in told["services"].items():

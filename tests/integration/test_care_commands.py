@@ -101,6 +101,16 @@ def test_doctor_shows_nothing_that_acts_in_a_terminal(home, cli):
     assert "\x07" not in told
 
 
+def test_doctor_masks_secrets_wherever_they_come_from(home, cli, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "canary-77aa")
+    evil = home / "zoo" / "canary-77aa" / "1"
+    evil.mkdir(parents=True)
+    (evil / "model.safetensors").write_bytes(b"")
+    for told in (cli("doctor", "fleet.yaml").stdout, cli("doctor", "fleet.yaml", "--json").stdout):
+        assert "canary-77aa" not in told
+        assert "zoo/***" in told or "***@1" in told
+
+
 @pytest.mark.parametrize("command", ["doctor", "run"])
 def test_a_cluster_that_strangers_can_reach_is_refused_before_anything_is_sent(home, cli, command):
     """The address is one that nobody has, so an attempt to reach it would take its time."""

@@ -14,10 +14,11 @@ import pytest
 
 from orchestrator import runboard, submission
 from orchestrator.clusterspec import ClusterSpec
-from orchestrator.errors import NotPermitted, UnknownRun, Unreachable, UsageError
+from orchestrator.errors import NotPermitted, SpecError, UnknownRun, Unreachable, UsageError
 from orchestrator.jobs import Jobs, token_of
 from orchestrator.simulation.store import MemoryStore
 from orchestrator.spec import load_fleet
+from orchestrator.window import StopAt
 
 FLEET = """
 version: 1
@@ -97,8 +98,31 @@ def test_a_job_is_started_once_and_again_only_when_it_ended_and_the_run_did_not(
     assert (send().submission_id, len(server.jobs)) == ("r-here-2", 2)
     assert submission.latest(way(server), "r", "here") == "r-here-2"
     server.jobs["r-here-2"] = "SUCCEEDED"
-    store.put("runs/r/closed.json", b"{}")
-    assert (send().is_new, len(server.jobs)) == (False, 2)
+    store.put("runs/r/closed.json", b'{"outcome": "carried over"}')
+    assert (send().submission_id, len(server.jobs)) == ("r-here-3", 3)
+    server.jobs["r-here-3"] = "SUCCEEDED"
+    store.put("runs/r/closed.json", b'{"outcome": "done"}')
+    assert (send().is_new, len(server.jobs)) == (False, 3)
+
+
+def test_when_a_run_is_to_start_nothing_more_is_what_the_last_submission_said(store):
+    assert submission.limited(store, "r") is None
+    for stop in (
+        StopAt(at=1e9 + 0.5, reason="the window has ended"),
+        StopAt(at=5, reason="the budget"),
+        None,
+    ):
+        submission.limit(store, "r", stop)
+        assert submission.limited(store, "r") == stop
+
+
+@pytest.mark.parametrize(
+    "wrong", [b"{", b"[]", b"{}", b'{"stop": 5}', b'{"stop": {"at": "x", "reason": "y"}}']
+)
+def test_limits_that_cannot_be_read_are_not_taken_for_none(store, wrong):
+    store.put(submission.limits_key("r"), wrong)
+    with pytest.raises(SpecError, match="limits.json"):
+        submission.limited(store, "r")
 
 
 def test_the_token_is_in_no_body_and_a_wrong_one_is_refused(server, store):
@@ -200,6 +224,7 @@ def test_only_young_heartbeats_count_by_the_stores_clock():
     two.beat(told)
     assert two.peers() == ()
     again = runboard.Board(store, "r", "one", threads=1)
+    assert not again.is_ousted(), "it has not spoken yet: its predecessor has not taken its place"
     again.beat(told)
     assert one.is_ousted()
     assert not again.is_ousted()

@@ -142,6 +142,23 @@ def test_both_work_on_one_run_and_a_second_submit_starts_nothing(cli, fleet, clu
 
 
 @pytest.mark.soak
+def test_clusters_keep_to_the_budget_of_their_run_and_go_on_when_it_is_submitted_again(cli, fleet):
+    sent = cli("submit", "fleet.yaml", "--run", "short", "--budget-hours", "0")
+    assert sent.returncode == 0, sent.stderr
+    status = ended(cli, "short")
+    assert (status["outcome"], status["exit_code"]) == ("carried over", 0), status
+    assert "budget of 0 hours" in status["stop_reason"]
+    assert results(fleet) == []
+    again = json.loads(cli("submit", "fleet.yaml", "--run", "short", "--json").stdout)
+    assert [job["job"] for job in again["jobs"]] == ["short-one-2", "short-two-2"]
+    deadline = time.monotonic() + LONG
+    while (status := ended(cli, "short"))["outcome"] != "done":
+        assert time.monotonic() < deadline, status
+        time.sleep(0.5)
+    check_whole(fleet, status["wanted"])
+
+
+@pytest.mark.soak
 def test_a_cluster_that_is_killed_costs_nothing_but_time(cli, fleet, clusters):
     sent = cli("submit", "fleet.yaml", "--run", "killed", "--json")
     assert sent.returncode == 0, sent.stderr

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from tasks.models import Layer
+from tasks import pruning
+from tasks.contract import Dataset, Work
+from tasks.data import read
+from tasks.fitting import fit
+from tasks.models import Layer, load_afresh
 from tasks.patterns import mask_of, pruned_count
 from tasks.reconstruct import BLOCK, factor_of, reconstruct, sweep
 
@@ -21,6 +29,41 @@ def their_rows(scores: torch.Tensor, amount: float) -> torch.Tensor:
     order = torch.sort(scores, dim=-1, stable=True)[1]
     mask = torch.zeros_like(scores, dtype=torch.bool)
     return mask.scatter_(1, order[:, : int(scores.shape[1] * amount)], True)
+
+
+def their_groups(scores: torch.Tensor, removed: int, group: int) -> torch.Tensor:
+    """The N:M mask of Wanda, which removes `removed` of each `group`; SparseGPT's is the same within its sweep."""
+    mask = torch.zeros_like(scores, dtype=torch.bool)
+    for start in range(0, scores.shape[1], group):
+        part = scores[:, start : start + group]
+        mask.scatter_(1, start + torch.topk(part, removed, dim=1, largest=False)[1], True)
+    return mask
+
+
+def their_walk(
+    module: torch.nn.Module, blocks: Sequence[torch.nn.Module], texts: Sequence[torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Masks of half of each row by Wanda, block after block: each is calibrated once those before it are pruned."""
+    names = {part: name for name, part in module.named_modules()}
+    masks = {}
+    for block in blocks:
+        layers = [part for part in block.modules() if isinstance(part, torch.nn.Linear)]
+        seen: dict[torch.nn.Module, list[torch.Tensor]] = {part: [] for part in layers}
+        handles = [
+            part.register_forward_pre_hook(
+                lambda part, given, to=seen: to[part].append(given[0].flatten(0, -2))
+            )
+            for part in layers
+        ]
+        for text in texts:
+            module(input_ids=text)
+        for handle in handles:
+            handle.remove()
+        for part in layers:
+            mask = their_rows(part.weight.abs() * torch.cat(seen[part]).norm(dim=0), 0.5)
+            part.weight.data[mask] = 0
+            masks[f"{names[part]}.weight"] = mask
+    return masks
 
 
 def test_their_threshold_prunes_one_more_and_ours_what_was_asked():
@@ -107,3 +150,48 @@ def test_the_error_is_that_under_the_hessian_as_it_is_and_not_half_of_it_damped(
     assert swept.error == pytest.approx(float(energy / total), rel=1e-4)
     theirs = float((change @ damped * change).sum()) / 2
     assert theirs != pytest.approx(float(energy), rel=0.1)
+
+
+@pytest.mark.parametrize(("pattern", "removed", "group"), [("2:4", 2, 4), ("1:4", 3, 4), ("4:8", 4, 8)])
+def test_without_equal_scores_groups_lose_what_topk_says(pattern, removed, group):
+    scores = torch.randn(20, 64, generator=torch.Generator().manual_seed(4)).abs()
+    assert torch.equal(mask_of(scores, removed / group, pattern, None), their_groups(scores, removed, group))
+
+
+def test_of_equal_scores_of_a_group_topk_takes_as_many_and_we_say_which():
+    every = torch.tensor(list(itertools.product([1.0, 2.0, 3.0], repeat=4)))
+    ours, theirs = mask_of(every, 0.5, "2:4", None), their_groups(every, 2, 4)
+    for scores, mine, other in zip(every, ours, theirs, strict=True):
+        assert sorted(scores[mine].tolist()) == sorted(scores[other].tolist())
+        order = sorted(range(4), key=lambda at: (scores[at], -at))
+        assert mine.nonzero().flatten().tolist() == sorted(order[:2])
+
+
+@torch.no_grad()
+def test_their_later_blocks_are_calibrated_behind_pruned_ones_and_ours_on_the_dense_model(
+    tmp_path, tiny_model, tiny_data
+):
+    path = tiny_model(tmp_path / "model", config={"num_hidden_layers": 3})
+    data = Dataset(path=tiny_data(tmp_path / "data")["text"], kind="text", split="calibration")
+    out = tmp_path / "out"
+    out.mkdir()
+    params = {"criterion": "wanda", "pattern": "unstructured", "scope": "row", "skip": [], "amount": 0.5}
+    pruning.run(Work(model=path, params=params, datasets={"calibration": data}, output=out))
+    ours = {name: tensor == 0 for name, tensor in load_file(out / "model.safetensors").items()}
+
+    walked = load_afresh(path)
+    texts = [torch.as_tensor(item.content)[None] for item in fit(read(data), walked).items]
+    blocks = list(walked.module.model.layers)
+    theirs = their_walk(walked.module, blocks, texts)
+    differing = [
+        block
+        for block in range(3)
+        if any(
+            not torch.equal(ours[name], mask) for name, mask in theirs.items() if f"layers.{block}." in name
+        )
+    ]
+    assert differing == [1, 2]
+    for block in range(3):  # each in a model that is dense but for it
+        alone = load_afresh(path).module
+        masks = their_walk(alone, [alone.model.layers[block]], texts)
+        assert all(torch.equal(ours[name], mask) for name, mask in masks.items())

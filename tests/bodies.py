@@ -22,8 +22,10 @@ def where(payload):
 
 
 def act(payload):
-    """Does what the payload says: echo, sleep (and write down its process), raise, die, crash."""
+    """Does what the payload says: echo, tell (a variable), sleep (and write down its process), raise, die, crash."""
     match payload.get("do", "echo"):
+        case "tell":
+            Path(payload["file"]).write_text(os.environ.get(payload["variable"], "nothing"))
         case "sleep":
             Path(payload["file"]).write_text(str(os.getpid()))
             time.sleep(payload.get("seconds", 600))

@@ -23,9 +23,12 @@ Answer = tuple[UnitReport, ...] | Failure
 def start(
     context: ForkServerContext | SpawnContext, body: Body, payload: Any
 ) -> tuple[BaseProcess, Connection]:
-    """A child that runs the body, and the pipe that `hear` listens at; it does not outlive this process."""
+    """A child that runs the body, and the pipe that `hear` listens at; it does not outlive this process.
+
+    It has the environment of this moment, even if it is forked from a server that was started in an earlier one.
+    """
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(body, payload, theirs), daemon=True)
+    process = context.Process(target=_run, args=(body, payload, theirs, dict(os.environ)), daemon=True)
     process.start()
     theirs.close()
     return process, ours
@@ -55,7 +58,9 @@ def run_apart(body: Body, payload: Any) -> Answer:
         process.kill()
 
 
-def _run(body: Body, payload: Any, pipe: Connection) -> None:
+def _run(body: Body, payload: Any, pipe: Connection, environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     threading.Thread(target=_follow, daemon=True).start()
     try:
         answer: Answer = body(payload)

@@ -55,6 +55,14 @@ def test_what_it_raises_is_an_internal_failure(answer):
     assert "the body itself broke" in failure.error
 
 
+def test_it_has_the_environment_of_the_moment_in_which_it_starts(answer, tmp_path, monkeypatch):
+    file = tmp_path / "told"
+    for value in ("first", "second", None):
+        monkeypatch.setenv("TOLD", value) if value else monkeypatch.delenv("TOLD")
+        answer(do="tell", variable="TOLD", file=str(file))
+        assert file.read_text() == (value or "nothing")
+
+
 @pytest.mark.parametrize(("act", "words"), [("die", "exit code 13"), ("crash", "exit code -11, SIGSEGV")])
 def test_its_death_is_poison_and_says_how_it_died(answer, act, words):
     failure = answer(do=act)

@@ -7,17 +7,29 @@ from panels import Board, Panel
 FLEET = ("fleet", "label_values(prunefleet_run_last_completion_timestamp_seconds, fleet)")
 RECIPE = ("recipe", "label_values(prunefleet_models, recipe)")
 POOL = ("pool", "label_values(prunefleet_pool_slots, pool)")
-ONE, RATE = 'fleet=~"$fleet"', "$__rate_interval"
+JOB, INSTANCE = (
+    ("job", "label_values(prunefleet_units, job)"),
+    ("instance", "label_values(prunefleet_units, instance)"),
+)
+"""Of runs that live: each cluster of a run is scraped by itself."""
+NODE = ("instance", "label_values(ray_node_cpu_utilization, instance)")
+ONE, LIVE, RATE = 'fleet=~"$fleet"', 'job=~"$job", instance=~"$instance"', "$__rate_interval"
 
 
-def number(title: str, query: str, unit: str, description: str, width: int = 6) -> Panel:
+def number(title: str, query: str, unit: str, description: str, width: int = 6, alert: str = "") -> Panel:
     """One value."""
-    return Panel(title=title, query=query, unit=unit, description=description, width=width, is_stat=True)
+    return Panel(
+        title=title, query=query, unit=unit, description=description, width=width, is_stat=True, alert=alert
+    )
 
 
-def lines(title: str, query: str, unit: str, legend: str, description: str, width: int = 12) -> Panel:
+def lines(
+    title: str, query: str, unit: str, legend: str, description: str, width: int = 12, alert: str = ""
+) -> Panel:
     """Values over time."""
-    return Panel(title=title, query=query, unit=unit, legend=legend, description=description, width=width)
+    return Panel(
+        title=title, query=query, unit=unit, legend=legend, description=description, width=width, alert=alert
+    )
 
 
 OVERVIEW = Board(
@@ -26,22 +38,28 @@ OVERVIEW = Board(
     description="Is every fleet well: when did it last succeed, what is published, what was saved.",
     since="now-7d",
     variables=(FLEET,),
+    leads_to=(("Night", "prunefleet-night"), ("Model quality", "prunefleet-quality"), ("Storage", "prunefleet-storage")),
     panels=(
         number(
-            "Since the last good run", f"time() - max by (fleet) (prunefleet_run_last_success_timestamp_seconds{{{ONE}}})", "s",
-            "Time since a run ended with exit code 0. More than a day: look at the night, then at `prunefleet status`.",
+            "Since the last run ended", f"time() - (max by (fleet) (prunefleet_run_last_completion_timestamp_seconds{{{ONE}}}) > 0)", "s",
+            "However it ended. More than a day: look at the night, then at `prunefleet status`.", alert="PrunefleetRunMissed",
         ),
         number(
             "Last exit code", f"max by (fleet) (prunefleet_run_last_exit_code{{{ONE}}})", "none",
-            "0 done, 3 a gate blocked, 4 some failed, 5 a gate could not tell, 69 a service is away, 75 interrupted, 77 not permitted.",
+            "0 done, 3 a gate blocked, 4 some failed, 5 a gate could not tell, 69 a service is away, 75 interrupted, 77 not permitted.", alert="PrunefleetRunFailed",
         ),
         number(
             "Blocked models", f'sum by (fleet) (prunefleet_models{{{ONE}, verdict="block"}})', "short",
-            "Model versions whose last verdict is a block. The report names them and the slice that was hurt.",
+            "Model versions whose last verdict is a block. The report names them and the slice that was hurt.", alert="PrunefleetBlockedRatioHigh",
         ),
         number(
             "Units in quarantine", f"sum by (fleet) (prunefleet_quarantined_units{{{ONE}}})", "short",
-            "Units that are their model's own fault and are not tried again; `prunefleet explain` tells why.",
+            "Units that are their model's own fault and are not tried again; `prunefleet explain` tells why.", alert="PrunefleetQuarantineGrowing",
+        ),
+        Panel(
+            title="Alerts that fire", query='count by (alertname) (ALERTS{alertname=~"Prunefleet.+", alertstate="firing"}) or vector(0)',
+            unit="short", legend="{{alertname}}", width=24, has_alerts=True,
+            description="By name; a click on a line opens what to do. None is a line at zero.",
         ),
         lines(
             "Models by verdict", f"sum by (verdict) (prunefleet_models{{{ONE}}})", "short", "{{verdict}}",
@@ -69,10 +87,11 @@ NIGHT = Board(
     description="What happened tonight: did it run, how long, with how many tries, what was carried over.",
     since="now-2d",
     variables=(FLEET,),
+    leads_to=(("Run", "prunefleet-run"), ("Pools and cost", "prunefleet-pools"), ("Fleet", "prunefleet-fleet")),
     panels=(
         number(
-            "Since a night was closed", f"time() - max by (fleet) (prunefleet_night_last_closed_timestamp_seconds{{{ONE}}})", "s",
-            "More than a slot and its window: the trigger does not fire, or nights do not come to their end.",
+            "Since a night was closed", f"time() - (max by (fleet) (prunefleet_night_last_closed_timestamp_seconds{{{ONE}}}) > 0)", "s",
+            "More than a slot and its window: the trigger does not fire, or nights do not come to their end.", alert="PrunefleetRunMissed",
         ),
         number(
             "Tries of the last night", f"max by (fleet) (prunefleet_night_tries{{{ONE}}})", "short",
@@ -80,15 +99,15 @@ NIGHT = Board(
         ),
         number(
             "Messages that did not arrive", f"sum by (fleet) (prunefleet_night_untold_messages{{{ONE}}})", "short",
-            "Of the last closed night. The next morning report repeats what they said.",
+            "Of the last closed night. The next morning report repeats what they said.", alert="PrunefleetMessagesUntold",
         ),
         number(
             "Runs open", f"sum by (fleet) (prunefleet_runs_open{{{ONE}}})", "short",
-            "Runs that have begun and are not closed: one that works now, or one that died.",
+            "Runs that have begun and are not closed: one that works now, or one that died.", alert="PrunefleetRunAbandoned",
         ),
         lines(
             "Units of the last run", f"sum by (outcome) (prunefleet_run_last_units{{{ONE}}})", "short", "{{outcome}}",
-            "How the units of the last run ended; what is left was carried over.",
+            "How the units of the last run ended; what is left was carried over.", alert="PrunefleetCarryOver",
         ),
         lines(
             "Duration of the last run", f"max by (fleet) (prunefleet_run_last_duration_seconds{{{ONE}}})", "s", "{{fleet}}",
@@ -96,11 +115,11 @@ NIGHT = Board(
         ),
         lines(
             "Price of the last run", f"sum by (fleet) (prunefleet_run_last_cost_dollars{{{ONE}}})", "currencyUSD", "{{fleet}}",
-            "Time of units, at the price of their pool.",
+            "Time of units, at the price of their pool.", alert="PrunefleetBudgetBurn",
         ),
         lines(
             "Silence of open runs", f"time() - max by (fleet) (prunefleet_run_last_update_timestamp_seconds{{{ONE}}} > 0)", "s", "{{fleet}}",
-            "Since an open run last wrote its status. Minutes: its controller is dead; the next trigger goes on.",
+            "Since an open run last wrote its status. Minutes: its controller is dead; the next trigger goes on.", alert="PrunefleetControllerSilent",
         ),
     ),
 )  # fmt: skip
@@ -110,39 +129,40 @@ RUN = Board(
     title="prunefleet / Run detail",
     description="A run while it lives: how far, how fast, what fails, when it ends.",
     since="now-3h",
-    variables=(POOL,),
+    variables=(JOB, INSTANCE, POOL),
+    leads_to=(("Pools and cost", "prunefleet-pools"), ("Model quality", "prunefleet-quality"), ("Ray nodes", "prunefleet-nodes")),
     panels=(
         number(
-            "Units done", 'sum(prunefleet_units{state="done"}) / sum(prunefleet_units)', "percentunit",
+            "Units done", f'sum(prunefleet_units{{{LIVE}, state="done"}}) / sum(prunefleet_units{{{LIVE}}})', "percentunit",
             "Of all that the plan wants, those of earlier runs included.",
         ),
         number(
-            "Time left", "clamp_min(max(prunefleet_run_expected_completion_timestamp_seconds) - time(), 0)", "s",
-            "By the cost model; units of a kind never seen before make it a guess.",
+            "Time left", f"clamp_min(max(prunefleet_run_expected_completion_timestamp_seconds{{{LIVE}}}) - time(), 0)", "s",
+            "By the cost model; units of a kind never seen before make it a guess.", alert="PrunefleetRunStalled",
         ),
         number(
-            "Since a unit last ended", "time() - max(prunefleet_run_last_progress_timestamp_seconds)", "s",
-            "Longer than the longest unit: see pools, then Ray's nodes.",
+            "Since a unit last ended", f"time() - max(prunefleet_run_last_progress_timestamp_seconds{{{LIVE}}})", "s",
+            "Longer than the longest unit: see pools, then Ray's nodes.", alert="PrunefleetRunStalled",
         ),
         number(
-            "Impossible", "sum(prunefleet_plan_impossible)", "short",
+            "Impossible", f"sum(prunefleet_plan_impossible{{{LIVE}}})", "short",
             "What the fleet asks for and cannot be planned; `prunefleet plan` tells why.",
         ),
-        lines("Units by state", "sum by (state) (prunefleet_units)", "short", "{{state}}", "Where the plan's units stand."),
+        lines("Units by state", f"sum by (state) (prunefleet_units{{{LIVE}}})", "short", "{{state}}", "Where the plan's units stand."),
         lines(
-            "Units that end", f"sum by (outcome) (rate(prunefleet_unit_attempts_total{{pool=~\"$pool\"}}[{RATE}]))", "ops", "{{outcome}}",
+            "Units that end", f'sum by (outcome) (rate(prunefleet_unit_attempts_total{{{LIVE}, pool=~"$pool"}}[{RATE}]))', "ops", "{{outcome}}",
             "Attempts at units that ended, a second.",
         ),
         lines(
-            "Failures by class", f"sum by (failure_class) (increase(prunefleet_unit_failures_total[{RATE}]))", "short",
-            "{{failure_class}}", "Whose fault: infrastructure and preemption cost nobody; poison and bad input are the model's.",
+            "Failures by class", f"sum by (failure_class) (increase(prunefleet_unit_failures_total{{{LIVE}}}[{RATE}]))", "short",
+            "{{failure_class}}", "Whose fault: infrastructure and preemption cost nobody; poison and bad input are the model's.", alert="PrunefleetFailureRatioHigh",
         ),
         lines(
-            "Findings by kind", f"sum by (kind) (increase(prunefleet_findings_total[{RATE}]))", "short", "{{kind}}",
-            "What a person should know and is no failure. The report explains each.",
+            "Findings by kind", f"sum by (kind) (increase(prunefleet_findings_total{{{LIVE}}}[{RATE}]))", "short", "{{kind}}",
+            "What a person should know and is no failure. The report explains each.", alert="PrunefleetNondeterminism",
         ),
         lines(
-            "Time of a unit, 95 of 100", f"histogram_quantile(0.95, sum by (le, task) (rate(prunefleet_unit_duration_seconds_bucket[{RATE}])))",
+            "Time of a unit, 95 of 100", f"histogram_quantile(0.95, sum by (le, task) (rate(prunefleet_unit_duration_seconds_bucket{{{LIVE}}}[{RATE}])))",
             "s", "{{task}}", "The slowest twentieth, by task.", 24,
         ),
     ),
@@ -153,18 +173,19 @@ POOLS = Board(
     title="prunefleet / Pools and cost",
     description="Are the machines busy, what do they cost, and can the predictions be trusted.",
     variables=(FLEET, POOL),
+    leads_to=(("Run", "prunefleet-run"), ("Ray nodes", "prunefleet-nodes")),
     panels=(
         lines(
             "Slots in use", 'sum by (pool) (prunefleet_pool_slots{pool=~"$pool", state="used"}) / sum by (pool) (prunefleet_pool_slots{pool=~"$pool", state="total"})',
-            "percentunit", "{{pool}}", "Low while units wait: work does not fit there, or waits for other units.",
+            "percentunit", "{{pool}}", "Low while units wait: work does not fit there, or waits for other units.", alert="PrunefleetPoolStarved",
         ),
         lines(
             "Slots there", 'sum by (pool) (prunefleet_pool_slots{pool=~"$pool", state="total"})', "short", "{{pool}}",
-            "What nodes give each pool. A drop is a lost or preempted node.",
+            "What nodes give each pool. A drop is a lost or preempted node.", alert="PrunefleetPoolsLost",
         ),
         lines(
             "Dollars an hour", f'3600 * sum by (pool) (rate(prunefleet_cost_dollars_total{{pool=~"$pool"}}[{RATE}]))', "currencyUSD",
-            "{{pool}}", "Price of the shards' time while a run lives.",
+            "{{pool}}", "Price of the shards' time while a run lives.", alert="PrunefleetBudgetBurn",
         ),
         lines(
             "Spent so far", f'sum by (pool) (prunefleet_spent_dollars{{{ONE}, pool=~"$pool"}})', "currencyUSD", "{{pool}}",
@@ -177,7 +198,7 @@ POOLS = Board(
         lines(
             "Measured over predicted",
             f'sum by (pool) (rate(prunefleet_measured_seconds_total{{pool=~"$pool"}}[{RATE}])) / sum by (pool) (rate(prunefleet_predicted_seconds_total{{pool=~"$pool"}}[{RATE}]))',
-            "percentunit", "{{pool}}", "About one where the cost model is right; it learns from every run.",
+            "percentunit", "{{pool}}", "About one where the cost model is right; it learns from every run.", alert="PrunefleetCostModelDrift",
         ),
         lines(
             "Wait of a shard, 95 of 100", f'histogram_quantile(0.95, sum by (le, pool) (rate(prunefleet_queue_wait_seconds_bucket{{pool=~"$pool"}}[{RATE}])))',
@@ -196,10 +217,11 @@ QUALITY = Board(
     description="What compression costs and brings, recipe by recipe.",
     since="now-30d",
     variables=(FLEET, RECIPE),
+    leads_to=(("Fleet", "prunefleet-fleet"), ("Run", "prunefleet-run")),
     panels=(
         lines(
             "Verdicts", f'sum by (recipe, verdict) (prunefleet_models{{{ONE}, recipe=~"$recipe"}})', "short", "{{recipe}} {{verdict}}",
-            "Model versions by their last verdict. A recipe that blocks more than it used to has met new models, or worse data.",
+            "Model versions by their last verdict. A recipe that blocks more than it used to has met new models, or worse data.", alert="PrunefleetBlockedRatioHigh",
         ),
         lines(
             "Loss of quality", f'max by (recipe, quantile) (prunefleet_model_quality_drop_ratio{{{ONE}, recipe=~"$recipe"}})', "percentunit",
@@ -217,7 +239,7 @@ QUALITY = Board(
         lines(
             "Operations that stayed",
             f'sum by (recipe) (prunefleet_model_effective_flops{{{ONE}, recipe=~"$recipe"}}) / sum by (recipe) (prunefleet_model_dense_flops{{{ONE}, recipe=~"$recipe"}})',
-            "percentunit", "{{recipe}}", "Where a runtime skips zeros; a dense one does them all.", 24,
+            "percentunit", "{{recipe}}", "Cuts lower them anywhere; zeros only where a runtime skips them, and are counted where a budget asked for it.", 24,
         ),
     ),
 )  # fmt: skip
@@ -227,20 +249,21 @@ STORAGE = Board(
     title="prunefleet / Storage and failures",
     description="Does the store grow as it should, are tables up to date, is the exporter's own view fresh.",
     variables=(FLEET,),
+    leads_to=(("Fleet", "prunefleet-fleet"), ("Night", "prunefleet-night")),
     panels=(
         lines("Objects", f"sum by (area) (prunefleet_store_objects{{{ONE}}})", "short", "{{area}}", "`prunefleet gc` shows what nothing points to."),
-        lines("Bytes", f"sum by (area) (prunefleet_store_bytes{{{ONE}}})", "bytes", "{{area}}", "Artifacts are the bulk; old ones go with `prunefleet gc`."),
+        lines("Bytes", f"sum by (area) (prunefleet_store_bytes{{{ONE}}})", "bytes", "{{area}}", "Artifacts are the bulk; old ones go with `prunefleet gc`.", alert="PrunefleetStoreGrowing"),
         lines(
             "Results not yet in the tables", f"sum by (fleet) (prunefleet_commit_lag_units{{{ONE}}})", "short", "{{fleet}}",
-            "Falls to zero with each run's end and each query.",
+            "Falls to zero with each run's end and each query.", alert="PrunefleetCommitLagHigh",
         ),
         lines(
             "Units in quarantine", f"sum by (fleet) (prunefleet_quarantined_units{{{ONE}}})", "short", "{{fleet}}",
-            "`run --retry-quarantined` tries them again once the model is mended.",
+            "`run --retry-quarantined` tries them again once the model is mended.", alert="PrunefleetQuarantineGrowing",
         ),
         lines(
             "Age of the exporter's view", f"time() - max by (fleet) (prunefleet_exporter_last_read_timestamp_seconds{{{ONE}}})", "s", "{{fleet}}",
-            "Longer than a few minutes: it cannot read the store.",
+            "Longer than a few minutes: it cannot read the store.", alert="PrunefleetExporterStale",
         ),
         lines(
             "Time to read the store", f"max by (fleet) (prunefleet_exporter_read_duration_seconds{{{ONE}}})", "s", "{{fleet}}",
@@ -248,11 +271,11 @@ STORAGE = Board(
         ),
         lines(
             "Reads that failed", f"sum by (fleet) (increase(prunefleet_exporter_read_failures_total{{{ONE}}}[{RATE}]))", "short", "{{fleet}}",
-            "Of the exporter. `prunefleet doctor` finds out why.",
+            "Of the exporter. `prunefleet doctor` finds out why.", alert="PrunefleetExporterStale",
         ),
         lines(
             "Lease of nights changed hands", f"max by (fleet) (prunefleet_lease_epoch{{{ONE}}})", "short", "{{fleet}}",
-            "Once a night is usual; a steep rise: several triggers fight, or controllers die.",
+            "Once a night is usual; a steep rise: several triggers fight, or controllers die.", alert="PrunefleetLeaseFlapping",
         ),
     ),
 )  # fmt: skip
@@ -262,18 +285,20 @@ NODES = Board(
     title="prunefleet / Ray nodes",
     description="Ray's own view of the machines, beside the units that run on them.",
     since="now-3h",
+    variables=(NODE,),
+    leads_to=(("Pools and cost", "prunefleet-pools"), ("Run", "prunefleet-run")),
     panels=(
-        lines("CPU", "avg by (instance) (ray_node_cpu_utilization)", "percent", "{{instance}}", "Of all cores of a node."),
+        lines("CPU", 'avg by (instance) (ray_node_cpu_utilization{instance=~"$instance"})', "percent", "{{instance}}", "Of all cores of a node."),
         lines(
-            "Memory", "max by (instance) (ray_node_mem_used) / max by (instance) (ray_node_mem_total)", "percentunit", "{{instance}}",
+            "Memory", 'max by (instance) (ray_node_mem_used{instance=~"$instance"}) / max by (instance) (ray_node_mem_total{instance=~"$instance"})', "percentunit", "{{instance}}",
             "Above 95 %, Ray kills workers: units are then tried with more memory.",
         ),
-        lines("GPU", "avg by (instance) (ray_node_gpus_utilization)", "percent", "{{instance}}", "Low on busy slots: units wait for data or for the CPU."),
-        lines("GPU memory", "sum by (instance) (ray_node_gram_used)", "mbytes", "{{instance}}", "Used on all GPUs of a node."),
-        lines("Disk", "max by (instance) (ray_node_disk_utilization_percentage)", "percent", "{{instance}}", "The node cache keeps to `cache_bytes`; the rest is others'."),
-        lines("Network", f"sum by (instance) (rate(ray_node_network_received[{RATE}]))", "Bps", "{{instance}}", "Models on their way to the node cache."),
+        lines("GPU", 'avg by (instance) (ray_node_gpus_utilization{instance=~"$instance"})', "percent", "{{instance}}", "Low on busy slots: units wait for data or for the CPU."),
+        lines("GPU memory", 'sum by (instance) (ray_node_gram_used{instance=~"$instance"})', "mbytes", "{{instance}}", "Used on all GPUs of a node."),
+        lines("Disk", 'max by (instance) (ray_node_disk_utilization_percentage{instance=~"$instance"})', "percent", "{{instance}}", "The node cache keeps to `cache_bytes`; the rest is others'."),
+        lines("Network", f'sum by (instance) (rate(ray_node_network_received{{instance=~"$instance"}}[{RATE}]))', "Bps", "{{instance}}", "Models on their way to the node cache."),
         lines("Units that work", 'sum(prunefleet_units{state="running"})', "short", "", "Ours, to hold the above against."),
-        lines("Workers killed for memory", f"sum by (instance) (increase(ray_memory_manager_worker_eviction_total[{RATE}]))", "short", "{{instance}}", "Each is an attempt that is owed more memory."),
+        lines("Workers killed for memory", f'sum by (instance) (increase(ray_memory_manager_worker_eviction_total{{instance=~"$instance"}}[{RATE}]))', "short", "{{instance}}", "Each is an attempt that is owed more memory."),
     ),
 )  # fmt: skip
 

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from grafana_foundation_sdk.builders import dashboard, prometheus, stat, timeseries
-from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSourceRef, VariableRefresh
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    DashboardLink,
+    DashboardLinkType,
+    DataSourceRef,
+    VariableRefresh,
+)
 
 SOURCE = "${datasource}"
 WIDTH = 24
@@ -28,6 +35,10 @@ class Panel:
     """A template of labels; nothing shows one number."""
     width: int = 12
     is_stat: bool = False
+    alert: str = ""
+    """The alert that watches the same, whose runbook the panel links."""
+    has_alerts: bool = False
+    """Whether each series is an alert, and links its own runbook."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +52,8 @@ class Board:
     variables: Sequence[tuple[str, str]] = ()
     """Name and the query that lists its values."""
     since: str = "now-24h"
+    leads_to: Sequence[tuple[str, str]] = ()
+    """Title and uid of the dashboards where one looks next."""
 
 
 def build(board: Board) -> dashboard.Dashboard:
@@ -70,9 +83,32 @@ def build(board: Board) -> dashboard.Dashboard:
             .multi(True)
             .all_value(".*")
         )
+    made = made.with_variable(
+        dashboard.TextBoxVariable("docs")
+        .label("Docs at")
+        .description("The address below which docs/runbooks is served.")
+        .default_value("")
+    )
+    for title, uid in board.leads_to:
+        made = made.link(_link(title).type(DashboardLinkType.LINK).url(f"/d/{uid}").include_vars(True))
+    made = made.link(_link("All of prunefleet").type(DashboardLinkType.DASHBOARDS).tags(["prunefleet"]))
     for number, panel in enumerate(board.panels, start=1):
         made = made.with_panel((_stat(panel) if panel.is_stat else _series(panel)).id(number))
     return made
+
+
+def _link(title: str) -> dashboard.DashboardLink:
+    return dashboard.DashboardLink(title).keep_time(True).icon("dashboard")
+
+
+def _runbook(alert: str) -> dashboard.DashboardLink:
+    """The link to what to do where a value is bad enough for an alert."""
+    made = dashboard.DashboardLink("Runbook").type(DashboardLinkType.LINK).target_blank(True)
+    return made.url(f"${{docs}}/docs/runbooks/{alert}.md")
+
+
+def _links(panel: Panel) -> list[Builder[DashboardLink]]:
+    return [_runbook(panel.alert)] if panel.alert else []
 
 
 def _source() -> DataSourceRef:
@@ -92,10 +128,13 @@ def _series(panel: Panel) -> timeseries.Panel:
         .min(0)
         .line_width(1)
         .fill_opacity(10)
+        .links(_links(panel))
+        .data_links([_runbook("${__field.labels.alertname}")] if panel.has_alerts else [])
         .with_target(_target(panel))
     )
 
 
 def _stat(panel: Panel) -> stat.Panel:
     made = stat.Panel().title(panel.title).description(panel.description).unit(panel.unit)
-    return made.datasource(_source()).height(STAT_HEIGHT).span(panel.width).with_target(_target(panel))
+    made = made.datasource(_source()).height(STAT_HEIGHT).span(panel.width)
+    return made.links(_links(panel)).with_target(_target(panel))

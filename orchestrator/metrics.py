@@ -147,7 +147,7 @@ FLEET = (
     _gauge("model_dense_parameters", "Parameters of the models that were pruned, before.", "fleet", "recipe"),
     _gauge("model_nonzero_parameters", "Their parameters after that are not zero.", "fleet", "recipe"),
     _gauge("model_dense_flops", "Operations of the models that were pruned, before.", "fleet", "recipe"),
-    _gauge("model_effective_flops", "Their operations after, where zeros are skipped.", "fleet", "recipe"),
+    _gauge("model_effective_flops", "Their operations after; without those on zeros where they were counted.", "fleet", "recipe"),
     _gauge("model_quality_drop_ratio", "Relative loss of quality of a recipe's models on whole datasets.", "fleet", "recipe", "quantile"),
     _gauge("model_speedup_ratio", "Measured speed of a recipe's models over that of the dense ones.", "fleet", "recipe", "quantile"),
     _gauge("published_models", "Moves of an alias to a model, in all.", "fleet"),

@@ -225,7 +225,8 @@ def _steps_of(recipe: RecipeSpec, fleet: Fleet, data: Mapping[str, DataFile]) ->
     if recipe.sensitivity and recipe.prune:
         asked = recipe.sensitivity
         calibration = ref(asked.dataset, asked.split, asked.samples)
-        params = {**_mask_params(recipe.prune), "grid": list(asked.grid), "metric": asked.metric}
+        what = _cut_kinds(recipe.prune) if recipe.prune.cut else _mask_params(recipe.prune)
+        params = {**what, "grid": list(asked.grid), "metric": asked.metric}
         sensitivity = _step(TaskName.SENSITIVITY, params, calibration, recipe.seed)
     if recipe.prune:
         calibration_data = _calibration_of(recipe, ref)
@@ -280,6 +281,12 @@ def _prune_params(recipe: RecipeSpec, prune: PruneSpec) -> dict[str, Any]:
         **({"min_amount": prune.min_amount} if prune.min_amount else {}),
         **prune.extras,
     }
+
+
+def _cut_kinds(prune: PruneSpec) -> dict[str, Any]:
+    """What is tried of a cut does not depend on how much of it the recipe takes."""
+    assert prune.cut is not None
+    return {"criterion": prune.criterion, "cut": list(prune.cut.shares), "round_to": prune.round_to}
 
 
 def _mask_params(prune: PruneSpec) -> dict[str, Any]:

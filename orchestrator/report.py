@@ -169,7 +169,11 @@ def _sections(cases: Sequence[Case]) -> list[Section]:
 
 
 def _section(index: int, cases: Sequence[Case]) -> Section:
-    rows = {(row["unit_key"], row["layer"], row["amount"]): row for case in cases for row in case.sensitivity}
+    rows = {
+        tuple(row[key] for key in ("unit_key", "layer", "pattern", "amount")): row
+        for case in cases
+        for row in case.sensitivity
+    }
     return Section(
         anchor=f"model-{index}",
         title=cases[0].id,

@@ -191,10 +191,6 @@ class RecipeSpec(Part):
         if self.gates is not None and self.gates.max_drop is None and self.gates.max_slice_drop is None:
             raise ValueError("gates need max_drop or max_slice_drop")
         if self.prune is not None:
-            if self.prune.cut is not None and self.sensitivity is not None:
-                raise ValueError(
-                    "sensitivity is about masks; to measure what units are worth, use criterion: loss"
-                )
             if self.prune.is_measured and self.sensitivity is None:
                 raise ValueError(f"allocation: {self.prune.allocation} needs a sensitivity step")
             if self.prune.scope == "model" and self.sensitivity is not None:

@@ -7,11 +7,14 @@ from typing import Any
 import torch
 
 from tasks.batches import Batch, logits_of
+from tasks.contract import BadInput
 from tasks.families import READS_FEATURES, READS_IMAGES, READS_TEXT
 from tasks.models import Model, load, load_afresh
 from tasks.symmetry import Answer
 from tasks.tokenizing import vocabulary_size
 
+SAME = 1e-3
+"""By which answers may differ, relative to the largest, where they should be the same but for rounding."""
 MEMBERS, TOKENS, SIDE = 2, 16, 32
 """Pictures or vectors, tokens of the one text, and the side of a picture where the model takes any."""
 
@@ -38,6 +41,23 @@ def answer_of(model: Model, seed: int = 0) -> Answer:
             return logits_of(model, batch).double()
 
     return answer
+
+
+def sound_answer(small: Model) -> torch.Tensor:
+    """What a cut model answers; BadInput if its sizes are such that a kernel refuses them."""
+    try:
+        return answer_of(small)()
+    except RuntimeError as error:
+        raise BadInput(
+            "the smaller model does not run",
+            why=f"with these sizes torch says: {str(error)[:300]}",
+            do="Set prune.round_to to 8 or 16, so that sizes stay multiples of it.",
+        ) from error
+
+
+def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """By how much two answers differ, relative to the largest number of the second."""
+    return float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-12)
 
 
 def _inputs(model: Model, seed: int) -> dict[str, torch.Tensor]:

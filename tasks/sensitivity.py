@@ -3,60 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
+from torch import nn
 
-from tasks.batches import batches
-from tasks.chains import chain_of, survey
-from tasks.contract import BadInput, Finding, Product, Row, Work
+from tasks.contract import Finding, Product, Work
 from tasks.coverage import expert_tokens, fitting
 from tasks.criteria import Criterion, criterion_named
-from tasks.data import Examples, read
-from tasks.differences import Sums, difference, mean_loss
-from tasks.evaluation import Scores
-from tasks.families import answer_of
+from tasks.cutsensitivity import run_cuts
+from tasks.data import read
 from tasks.fitting import Fitted, fit
 from tasks.gathering import Gathered, gathered, statistics_for
+from tasks.grids import Target, Trial, measured, model_with_loss
 from tasks.hessians import hessians
-from tasks.models import Layer, Model, load, weight_in
+from tasks.models import Layer, Model, weight_in
 from tasks.patterns import kept_of_group
 from tasks.recipes import bad_recipe
-from tasks.replay import Replay
 from tasks.selection import select_layers
 from tasks.trials import Trials, part_of, replaced
-
-METHOD = "exact"
-"""Every cell of the grid is measured on every example."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Grid:
-    """The dense model's losses, and the way to those of a pruned one."""
-
-    model: Model
-    trials: Trials
-    replay: Replay
-    stages: dict[str, int]
-    """By layer: how many blocks a trial of it can skip."""
-    dense: Sums
-    tokens: Sums
 
 
 def run(work: Work) -> Product:
     """One `sensitivity` row for each layer of this part and each amount; N:M has the one amount that it implies.
 
+    Of a recipe that cuts, for each coupled group: see `tasks.cutsensitivity`.
     Errors: BadInput, if the data set does not fit the model, or the dense loss on it is not finite.
     """
+    if "cut" in work.params:
+        return run_cuts(work)
     if work.params["scope"] == "model":
         raise bad_recipe("scope model ranks all layers at once, and a trial prunes one of them")
-    model = load(work.model, work.device)
-    if answer_of(model.family) == "embedding":
-        raise BadInput(
-            "the sensitivity cannot be measured",
-            why=f"a {model.family} has no head, so it has no loss",
-            do="Leave the sensitivity step out, and use the allocation uniform, erk or owl.",
-        )
+    model = model_with_loss(work)
     selection = select_layers(model, work.params["pattern"], work.params["skip"])
     criterion = criterion_named(work.params["criterion"], work.seed)
     selection = fitting(selection, criterion, work.params["criterion"])
@@ -72,15 +49,28 @@ def run(work: Work) -> Product:
         least = int(work.params.get("min_tokens", 1))
         layers, seen = _calibrate(criterion, model, layers, fitted, least, findings)
     trials = _trials(model, work, criterion, layers, fitted, seen)
-    grid = _grid(model, trials, layers, fitted)
-    _check_dense(grid.dense, examples, fitted)
-    rows: dict[str, list[Row]] = {}
-    for layer in sorted(layers, key=lambda layer: grid.stages[layer.name]):
-        rows[layer.name] = list(_measure(grid, layer, str(work.params["criterion"])))
-        findings.extend(_doubts(layer, rows[layer.name]))
-    findings.extend((*_full_runs(grid), *seen.findings()))
-    in_model_order = [row for layer in layers for row in rows[layer.name]]
-    return Product(tables={"sensitivity": in_model_order}, findings=findings)
+    module = model.module
+    targets = [
+        Target(
+            columns={
+                "layer": layer.name,
+                "group": layer.name,
+                "criterion": str(work.params["criterion"]),
+                "pattern": trials.pattern,
+                "parameters": layer.parameters,
+            },
+            weights=(layer.weight,),
+            trials=partial(_trials_of, trials, module, layer),
+        )
+        for layer in layers
+    ]
+    rows, doubts = measured(model, examples, fitted, targets)
+    return Product(tables={"sensitivity": rows}, findings=[*findings, *doubts, *seen.findings()])
+
+
+def _trials_of(trials: Trials, module: nn.Module, layer: Layer) -> Iterator[Trial]:
+    for amount, weight in trials.weights(layer, weight_in(module, layer)):
+        yield amount, replaced(module, layer, weight)
 
 
 def _calibrate(
@@ -125,100 +115,3 @@ def _trials(
         seen_by=seen.of,
         matrices=hessians(model, layers, fitted) if criterion.reconstructs else None,
     )
-
-
-def _grid(model: Model, trials: Trials, layers: Sequence[Layer], fitted: Fitted) -> _Grid:
-    members = list(batches(fitted, model))
-    chain = chain_of(model, members[-1])
-    dense, first_uses = survey(model, chain, members)
-    stages = {layer.name: first_uses.get(id(model.module.get_parameter(layer.weight)), 0) for layer in layers}
-    replay = Replay(
-        model=model, batches=members, dense=dense, chain=chain, stages=sorted(set(stages.values()))
-    )
-    tokens = np.zeros(len(fitted.items))
-    for batch, scores in zip(members, dense, strict=True):
-        tokens[list(batch.positions)] = scores.tokens
-    return _Grid(
-        model=model,
-        trials=trials,
-        replay=replay,
-        stages=stages,
-        dense=_in_file_order(replay, dense),
-        tokens=tokens,
-    )
-
-
-def _in_file_order(replay: Replay, scores: Sequence[Scores]) -> Sums:
-    losses = np.zeros(sum(len(batch.positions) for batch in replay.batches))
-    for batch, score in zip(replay.batches, scores, strict=True):
-        losses[list(batch.positions)] = score.losses.numpy()
-    return losses
-
-
-def _check_dense(dense: Sums, examples: Examples, fitted: Fitted) -> None:
-    broken = np.flatnonzero(~np.isfinite(dense))
-    if broken.size:
-        number = fitted.items[broken[0]].number
-        raise examples.members[number].place.refusal(
-            "the dense model's loss is not finite",
-            why=f"it is {dense[broken[0]]} on this example, and so on {broken.size} of {dense.size}",
-            do="Run the model in a wider dtype, or leave the example out.",
-        )
-
-
-def _measure(grid: _Grid, layer: Layer, criterion: str) -> Iterator[Row]:
-    grid.replay.move_to(grid.stages[layer.name])
-    module = grid.model.module
-    dense_value = mean_loss(grid.dense, grid.tokens)
-    for amount, weight in grid.trials.weights(layer, weight_in(module, layer)):
-        with replaced(module, layer, weight):
-            scores = [grid.replay.score(index) for index in range(len(grid.replay.batches))]
-        losses = _in_file_order(grid.replay, scores)
-        row = {
-            "layer": layer.name,
-            "group": layer.name,
-            "criterion": criterion,
-            "pattern": grid.trials.pattern,
-            "amount": amount,
-            "metric": "loss",
-            "dense_value": dense_value,
-            "samples": len(losses),
-            "tokens": int(grid.tokens.sum()),
-            "method": METHOD,
-            "parameters": layer.parameters,
-        }
-        if np.isfinite(losses).all():
-            change = difference(losses, grid.dense, grid.tokens)
-            value = mean_loss(losses, grid.tokens)
-            row |= {"value": value, "delta": change.delta, "stderr": change.stderr}
-        yield row
-
-
-def _doubts(layer: Layer, rows: Sequence[Row]) -> Iterator[Finding]:
-    """What a reader must not take for robustness, or for harm measured."""
-    without_effect = [row["amount"] for row in rows if row.get("delta") == 0 and row["amount"] > 0]
-    if without_effect:
-        message = f"pruning it at {_listed(without_effect)} leaves the loss exactly as it was"
-        yield Finding(kind="zero_effect", subject=layer.name, message=message)
-    broken = [row["amount"] for row in rows if row.get("delta") is None]
-    if broken:
-        message = f"pruned at {_listed(broken)} it gives losses that are NaN or infinite; they are left empty"
-        yield Finding(kind="non_finite_loss", subject=layer.name, message=message)
-
-
-def _listed(amounts: Sequence[float]) -> str:
-    return ", ".join(f"{amount:g}" for amount in amounts)
-
-
-def _full_runs(grid: _Grid) -> Iterator[Finding]:
-    replay = grid.replay
-    subject = type(grid.model.module).__name__
-    if not replay.chain or replay.problem:
-        why = replay.problem or "it has no list of blocks that are called once each in order"
-        message = f"each trial runs the whole model: {why}"
-        yield Finding(kind="no_prefix_reuse", subject=subject, message=message)
-    elif replay.left_out:
-        message = (
-            f"{len(replay.left_out)} of {len(replay.batches)} batches run the whole model for lack of memory"
-        )
-        yield Finding(kind="no_prefix_reuse", subject=subject, message=message)

@@ -25,7 +25,7 @@ from tasks.headers import open_regular
 from tasks.holding import holding
 from tasks.measures import dense_flops, parameter_names
 from tasks.models import Model, load, load_afresh, outline, prunable_layers
-from tasks.probing import answer_of, in_float32
+from tasks.probing import SAME, answer_of, apart, in_float32, sound_answer
 from tasks.recount import ArtifactWrong, count_nonzero
 from tasks.recovery import Recovered, recover_
 from tasks.reopening import reopen_in_a_clean_process
@@ -34,9 +34,6 @@ from tasks.rewriting import rewrite
 from tasks.smaller import smaller_module
 from tasks.strictjson import parse_object
 from tasks.worths import calibration_of, worths_of
-
-SAME = 1e-3
-"""By which answers may differ, relative to the largest, where they should be the same but for rounding."""
 
 
 def run_cut(work: Work) -> Product:
@@ -163,7 +160,7 @@ def _check_slices(work: Work, fresh: Model, cut: Cut) -> None:
 def _separable(recipe: CutRecipe, model: Model, fresh: Model, cut: Cut) -> Iterator[Finding]:
     """Whether the smaller model answers as the dense one with zeros in place of what went."""
     wide, small = in_float32(model), in_float32(fresh)
-    found = _first_answer(small)
+    found = sound_answer(small)
     if not bool(torch.isfinite(found).all()):
         raise ArtifactWrong("the smaller model answers with NaN or infinity")
     if "experts" in recipe.cut:
@@ -175,25 +172,13 @@ def _separable(recipe: CutRecipe, model: Model, fresh: Model, cut: Cut) -> Itera
                 expected = answer_of(wide)()
         else:
             expected = answer_of(wide)()
-    apart = float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-12)
-    if apart > SAME:
+    distance = apart(found, expected)
+    if distance > SAME:
         message = (
-            f"without its units the model answers otherwise than with zeros in their place (by {apart:.2g} of the largest "
+            f"without its units the model answers otherwise than with zeros in their place (by {distance:.2g} of the largest "
             "answer): something, such as a norm, is taken over all of them, so the scores tell only part of what it costs"
         )
         yield Finding(kind="inseparable_units", subject=", ".join(recipe.cut), message=message)
-
-
-def _first_answer(small: Model) -> torch.Tensor:
-    """BadInput if sizes are such that a kernel refuses them."""
-    try:
-        return answer_of(small)()
-    except RuntimeError as error:
-        raise BadInput(
-            "the smaller model does not run",
-            why=f"with these sizes torch says: {str(error)[:300]}",
-            do="Set prune.round_to to 8 or 16, so that sizes stay multiples of it.",
-        ) from error
 
 
 def _check_apart(output: Path, artifact: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -50,7 +51,18 @@ class Trials:
             yield amount, mask_of(score, amount, self.pattern, self.scope)
 
 
-def part_of(layers: Sequence[Layer], part: int, parts: int) -> tuple[Layer, ...]:
+class Sized(Protocol):
+    """A layer, or whatever else is tried."""
+
+    @property
+    def parameters(self) -> int:
+        """How many weights it has."""
+
+
+S = TypeVar("S", bound=Sized)
+
+
+def part_of(layers: Sequence[S], part: int, parts: int) -> tuple[S, ...]:
     """The `part`-th of `parts` runs of neighbouring layers of about as many parameters each; may be empty.
 
     A layer belongs to the part in which its middle parameter lies, so every layer belongs to exactly one.

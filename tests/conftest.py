@@ -41,6 +41,14 @@ _TINY: Mapping[str, Mapping[str, Any]] = {
         "num_key_value_heads": 1,
         "tie_word_embeddings": False,
     },
+    "MixtralForCausalLM": {
+        **_TRANSFORMER,
+        **_TEXT,
+        "num_key_value_heads": 1,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "tie_word_embeddings": False,
+    },
     "GPT2LMHeadModel": {
         "vocab_size": VOCABULARY,
         "n_positions": 128,

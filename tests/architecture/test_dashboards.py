@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -65,11 +66,14 @@ def test_a_dashboard_can_be_found_and_not_be_changed_by_accident(name):
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
     first = board["templating"]["list"][0]
     assert (first["type"], first["name"], first["query"]) == ("datasource", "datasource", "prometheus")
-    for variable in board["templating"]["list"][1:]:
+    *queried, docs = board["templating"]["list"][1:]
+    assert (docs["type"], docs["name"]) == ("textbox", "docs")
+    for variable in queried:
         assert variable["datasource"]["uid"] == "${datasource}"
         metric = re.search(r"label_values\((\w+), (\w+)\)", variable["query"])
         assert metric
-        assert metric[2] in labels_of(metric[1])
+        assert metric[1] in OURS | RAYS
+        assert metric[2] in (labels_of(metric[1]) or {"instance"})
 
 
 def test_titles_uids_and_panels_are_told_apart():
@@ -103,9 +107,9 @@ def test_a_panel_keeps_the_rules(name, panel):
 @pytest.mark.parametrize(("name", "panel"), PANELS, ids=IDS)
 def test_every_metric_and_label_of_a_query_exists(name, panel):
     for query in queries(panel):
-        named = set(re.findall(r"\b(prunefleet_\w+|ray_\w+)", query))
+        named = set(re.findall(r"\b(prunefleet_\w+|ray_\w+|ALERTS)\b", query))
         assert named
-        assert named <= OURS | RAYS
+        assert named <= OURS | RAYS | {"ALERTS"}
         for metric, selected in re.findall(r"\b(prunefleet_\w+)\{([^}]*)\}", query):
             assert set(re.findall(r"(\w+)\s*(?:=|!=|=~|!~)\"", selected)) <= labels_of(metric)
         grouped = {word for group in re.findall(r"by \(([^)]*)\)", query) for word in group.split(", ")}
@@ -129,6 +133,51 @@ def test_every_query_is_one_that_prometheus_reads(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert f"{len(rules)} rules found" in done.stdout
+
+
+RUNBOOKS = {path.stem for path in (ROOT.parent / "docs" / "runbooks").glob("*.md")}
+
+
+def test_every_dashboard_leads_on_to_others_that_exist_and_keeps_time_and_variables():
+    uids = {board["uid"] for board in BOARDS.values()}
+    reached = set()
+    for board in BOARDS.values():
+        *further, everything = board["links"]
+        assert everything["tags"] == ["prunefleet"]
+        targets = {link["url"].removeprefix("/d/") for link in further}
+        assert targets
+        assert targets <= uids - {board["uid"]}
+        assert all(link["keepTime"] and link["includeVars"] for link in further)
+        reached |= targets
+    assert reached == uids
+
+
+@pytest.mark.parametrize(
+    "path",
+    [("fleet", "night", "run", "pools", "nodes"), ("fleet", "quality"), ("run", "quality")],
+    ids="-".join,
+)
+def test_one_drills_down_from_the_fleet_to_a_run_and_its_machines(path):
+    for here, there in pairwise(path):
+        links = BOARDS[f"prunefleet-{here}.json"]["links"]
+        assert f"/d/prunefleet-{there}" in [link.get("url") for link in links]
+
+
+def test_panels_that_an_alert_watches_link_its_runbook():
+    linked = {}
+    for name, panel in PANELS:
+        for link in panel.get("links", []):
+            place = re.fullmatch(r"\$\{docs\}/docs/runbooks/(\w+)\.md", link["url"])
+            assert place, link
+            linked[name, panel["title"]] = place[1]
+    assert set(linked.values()) <= RUNBOOKS
+    assert len(set(linked.values())) > 15
+
+
+def test_each_alert_that_fires_is_a_line_that_opens_its_own_runbook():
+    [panel] = [panel for _, panel in PANELS if panel["title"] == "Alerts that fire"]
+    [link] = panel["fieldConfig"]["defaults"]["links"]
+    assert link["url"] == "${docs}/docs/runbooks/${__field.labels.alertname}.md"
 
 
 def test_kubernetes_gets_every_dashboard():

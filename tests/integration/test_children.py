@@ -44,6 +44,10 @@ def until(holds):
         time.sleep(0.02)
 
 
+def is_over(process):
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 def test_its_reports_come_back(answer):
     assert [report.key for report in answer()] == ["a", "b"]
 
@@ -87,5 +91,6 @@ def test_it_ends_with_whoever_started_it(tmp_path, number):
     until(lambda: file.exists() and file.read_text())
     child = psutil.Process(int(file.read_text()))
     parent.send_signal(number)
-    parent.wait()
-    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    assert parent.wait() == -number
+    until(lambda: is_over(child))
+    assert is_over(child)

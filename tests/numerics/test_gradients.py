@@ -72,7 +72,7 @@ def by_autograd(model: Model, fitted: Fitted) -> list[dict[str, torch.Tensor]]:
     return found
 
 
-def close(found: torch.Tensor, expected: torch.Tensor, rtol: float = 1e-3) -> None:
+def assert_close(found: torch.Tensor, expected: torch.Tensor, rtol: float = 1e-3) -> None:
     scale = float(expected.abs().max())
     torch.testing.assert_close(found.double(), expected, rtol=rtol, atol=max(scale, 1e-12) * 1e-5)
 
@@ -89,9 +89,9 @@ def test_the_derivatives_are_those_of_every_example_alone(fitted_model, architec
         assert found.dtype == torch.float32
         assert found.shape == (layer.outputs, layer.inputs // layer.groups)
         assert found.nbytes == gradient_bytes(layer, squared=False)
-        close(found, torch.stack([one[layer.name] for one in expected]).sum(0))
+        assert_close(found, torch.stack([one[layer.name] for one in expected]).sum(0))
         squares = torch.stack([one[layer.name] for one in expected]).square().sum(0)
-        close(root.of(layer), squares.sqrt())
+        assert_close(root.of(layer), squares.sqrt())
     assert (total.count, root.count) == (1, 1)
 
 
@@ -235,8 +235,8 @@ def test_every_kind_of_layer_has_the_derivatives_that_autograd_finds(body, shape
     expected = by_autograd(model, fitted)
     for layer in layers:
         one = torch.stack([example[layer.name] for example in expected])
-        close(gradients(model, layers, fitted, squared=False).of(layer), one.sum(0))
-        close(gradients(model, layers, fitted, squared=True).of(layer), one.square().sum(0).sqrt())
+        assert_close(gradients(model, layers, fitted, squared=False).of(layer), one.sum(0))
+        assert_close(gradients(model, layers, fitted, squared=True).of(layer), one.square().sum(0).sqrt())
 
 
 def test_a_layer_that_no_loss_depends_on_has_no_gradient():

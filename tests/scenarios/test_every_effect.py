@@ -14,7 +14,7 @@ from orchestrator.simulation.weather import Script, Strike
 
 WAYS = (Strike.CRASH_BEFORE, Strike.CRASH_AFTER, Strike.AMBIGUOUS)
 SLOTS = 2
-PAIRS = 1_000
+PAIRS = 250
 SOAK_PAIRS = 10_000
 
 
@@ -95,7 +95,9 @@ def test_one_strike_anywhere_is_harmless_among_two_controllers_and_a_bad_unit():
         assert (told.results, told.quarantined) == (calm.results, calm.quarantined), (number, way)
 
 
-def test_a_thousand_pairs_of_strikes_are_harmless():
+def test_hundreds_of_pairs_of_strikes_are_harmless():
+    """250 here, 10,000 in each of two scenes by `make soak`."""
+
     def scene_of(strikes=None):
         return still_scene(recipes=(ANALYSIS,), weather=Script(strikes=strikes or {}))
 

@@ -49,9 +49,11 @@ def test_a_lost_cluster_costs_nothing(cluster):
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_the_weather_nothing_is_lost_or_doubled(seed):
     draw = random.Random(seed)
-    play(
+    told = play(
         scene(
             TWO, seed, models=2, controllers=tuple(draw.uniform(0, 60) for _ in range(draw.choice((2, 3, 4)))),
             orphans=draw.random() < 0.5, weather=dice(random.Random(f"weather {seed}"), 8),
         )
     )  # fmt: skip
+    assert told.results == play(scene(TWO, seed, models=2)).results
+    assert told.quarantined == 0

@@ -158,6 +158,26 @@ def test_a_cut_by_data_reads_calibration_data(make_plan, fleet_text):
     assert plan.units[chain.prune].step.data.split == "calibration"
 
 
+def test_what_is_measured_of_a_cut_does_not_depend_on_how_much_it_takes(make_plan, fleet_text):
+    found = []
+    for shares in ("width: 0.25, depth: 0.5", "width: 0.75, depth: 0.1"):
+        how = f"criterion: wanda, cut: {{{shares}}}, round_to: 8"
+        text = cutting(
+            fleet_text, f"{how}}}\n    sensitivity: {{dataset: manual, split: calibration, grid: [0.5]"
+        )
+        plan = make_plan(text=text)
+        (chain,) = (chain for chain in plan.chains if chain.recipe == "two-four")
+        (measured,) = (key for key in chain.units if plan.units[key].task == "sensitivity")
+        found.append((measured, chain.prune))
+        assert plan.units[measured].step.params == {
+            "criterion": "wanda", "cut": ["width", "depth"], "round_to": 8, "grid": [0.5], "metric": "loss"
+        }  # fmt: skip
+        assert not plan.units[chain.prune].needs
+        assert plan.units[chain.prune].step.data.split == "calibration"
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1]
+
+
 def test_a_cut_by_latency_is_timed_as_the_evaluation_times_and_needs_data_to_be_timed_on(
     make_plan, fleet_text, costs, make_pool
 ):

@@ -134,10 +134,6 @@ def test_every_mistake_is_told_at_once(fleet_text):
         ("{prune: {criterion: loss, cut: {width: 0.2}}}", "needs calibration data"),
         ("{prune: {criterion: loss, amount: 0.2, dataset: manual}}", "loss needs cut"),
         ("{prune: {criterion: magnitude, amount: 0.2, round_to: 8}}", "round_to needs cut"),
-        (
-            "{sensitivity: {dataset: manual}, prune: {criterion: wanda, cut: {width: 0.2}}}",
-            "use criterion: loss",
-        ),
         ("{prune: {criterion: magnitude, pattern: block:4x4}}", "amount is missing"),
         ("{prune: {criterion: magnitude, scope: model}}", "amount is missing"),
         ("{prune: {criterion: magnitude, amount: 0.5, pattern: block:0x4}}", "pattern"),

@@ -115,8 +115,9 @@ def test_a_model_is_verified_by_the_digest_of_its_files(root):
             (into / name).write_bytes(data)
 
     cache = NodeCache(root, 10**6)
-    with cache.hold(digest, 10, fill):
+    with cache.hold(digest, 10, fill) as path:
         cache.verify(digest)
+        assert {name: (path / name).read_bytes() for name in files} == files
 
 
 def test_a_data_file_is_verified_by_its_own_digest(root):

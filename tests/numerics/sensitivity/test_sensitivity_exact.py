@@ -9,7 +9,7 @@ import torch
 from cases.naive_grids import ARCHITECTURES, assert_equal_grids, naive_grid, rows_of, same_batches
 
 from tasks import batches as batching
-from tasks import pruning, replay, sensitivity
+from tasks import grids, pruning, replay, sensitivity
 from tasks.calibration import input_norms
 from tasks.contract import Work
 from tasks.criteria import CRITERIA, Seen, norms_by_row
@@ -185,7 +185,7 @@ def test_with_little_memory_some_batches_run_in_full_with_equal_results(measure,
 def test_without_a_chain_of_blocks_every_trial_runs_in_full_and_says_so(measure, monkeypatch):
     work = measure("LlamaForCausalLM")
     expected = rows_of(work)
-    monkeypatch.setattr(sensitivity, "chain_of", lambda model, batch: ())
+    monkeypatch.setattr(grids, "chain_of", lambda model, batch: ())
     product = sensitivity.run(work)
     assert product.tables["sensitivity"] == expected
     assert [finding.kind for finding in product.findings] == ["no_prefix_reuse"]

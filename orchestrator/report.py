@@ -170,7 +170,7 @@ def _sections(cases: Sequence[Case]) -> list[Section]:
 
 def _section(index: int, cases: Sequence[Case]) -> Section:
     rows = {
-        tuple(row[key] for key in ("unit_key", "layer", "pattern", "amount")): row
+        tuple(row.get(key) for key in ("unit_key", "layer", "pattern", "amount")): row
         for case in cases
         for row in case.sensitivity
     }

@@ -42,7 +42,7 @@ demo: $(STAMP)
 	  [ $$code = 0 ] || [ $$code = 3 ]
 
 test: $(STAMP) system mlflow
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff check .

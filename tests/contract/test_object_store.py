@@ -253,13 +253,13 @@ def test_what_is_no_folder_has_none_below(store: Any, prefix: str) -> None:
 
 
 def test_more_than_a_page_of_keys_is_listed_once_each(store: Any) -> None:
-    keys = [f"many/{number:04}" for number in range(1200)]
+    keys = [f"many/{number:04}" for number in range(1010)]
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda key: store.put(key, b"."), keys))
     store.put("nany", b"")
     assert [found.key for found in store.list("many/")] == keys
-    assert [found.key for found in store.list("many/11")] == [
-        key for key in keys if key.startswith("many/11")
+    assert [found.key for found in store.list("many/10")] == [
+        key for key in keys if key.startswith("many/10")
     ]
 
 

@@ -77,6 +77,8 @@ def two_batches(
 
 
 EFFECTS = 2 * (1 + len(schemas.FOLDED))
+EVERY = pytest.param(1, marks=[pytest.mark.soak, pytest.mark.timeout(1800)], id="every")
+"""Of the effects; without `-m soak` it is one in so many."""
 
 
 def test_the_effects_are_those_that_the_crashes_enumerate(two_batches: Any, crash_at: Any) -> None:
@@ -98,9 +100,12 @@ def test_a_crash_at_any_effect_loses_and_doubles_nothing(two_batches: Any, crash
         check_exactly_once(store, 4)
 
 
-def test_pairs_of_crashes_lose_and_double_nothing(two_batches: Any, crash_at: Any) -> None:
+@pytest.mark.parametrize(
+    "count", [10, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+)
+def test_pairs_of_crashes_lose_and_double_nothing(two_batches: Any, crash_at: Any, count: int) -> None:
     pairs = list(itertools.product(range(EFFECTS), range(EFFECTS), ("before", "after"), ("before", "after")))
-    for first, second, one, other in random.Random(0).sample(pairs, 30):
+    for first, second, one, other in random.Random(0).sample(pairs, count):
         store = two_batches()
         for number, when in ((first, one), (second, other)):
             crash_at(number, when)
@@ -113,8 +118,11 @@ def test_pairs_of_crashes_lose_and_double_nothing(two_batches: Any, crash_at: An
         check_exactly_once(store, 4)
 
 
-def test_a_crash_of_a_rebuild_is_finished_by_the_next_fold(two_batches: Any, crash_at: Any) -> None:
-    for number, when in itertools.product(range(0, EFFECTS + 8, 2), ("before", "after")):
+@pytest.mark.parametrize("step", [5, EVERY])
+def test_a_crash_of_a_rebuild_is_finished_by_the_next_fold(
+    two_batches: Any, crash_at: Any, step: int
+) -> None:
+    for number, when in itertools.product(range(0, EFFECTS + 8, step), ("before", "after")):
         store = two_batches()
         crash_at(None)
         fold(store)
@@ -126,47 +134,30 @@ def test_a_crash_of_a_rebuild_is_finished_by_the_next_fold(two_batches: Any, cra
         check_exactly_once(store, 4)
 
 
-def test_a_folder_that_slept_through_another_fold_adds_nothing(
-    two_batches: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("meanwhile", [fold, rebuild])
+@pytest.mark.parametrize("step", [3, EVERY])
+def test_a_folder_that_slept_through_another_fold_or_a_rebuild_adds_nothing(
+    two_batches: Any, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[Any], Any], step: int
 ) -> None:
-    """At each effect of one folder another runs to its end."""
-    for number in range(EFFECTS):
-        store, count, real = two_batches(), itertools.count(), BatchTable.write
+    """At an effect of one folder another process does its work from beginning to end."""
+    real = BatchTable.write
+    for number in range(0, EFFECTS, step):
+        store, count = two_batches(), itertools.count()
 
         def write(
             table: BatchTable, *arguments: Any, store: Any = store, count: Any = count, number: int = number,
-            real: Any = real, **named: Any,
+            **named: Any,
         ) -> None:  # fmt: skip
             if next(count) == number:
                 monkeypatch.setattr(BatchTable, "write", real)
-                fold(store)
+                meanwhile(store)
             real(table, *arguments, **named)
 
         monkeypatch.setattr(BatchTable, "write", write)
         fold(store)
         monkeypatch.setattr(BatchTable, "write", real)
-        check_exactly_once(store, 4)
-
-
-def test_a_folder_that_slept_through_a_rebuild_adds_nothing(
-    two_batches: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in range(EFFECTS):
-        store, count, real = two_batches(), itertools.count(), BatchTable.write
-
-        def write(
-            table: BatchTable, *arguments: Any, store: Any = store, count: Any = count, number: int = number,
-            real: Any = real, **named: Any,
-        ) -> None:  # fmt: skip
-            if next(count) == number:
-                monkeypatch.setattr(BatchTable, "write", real)
-                rebuild(store)
-            real(table, *arguments, **named)
-
-        monkeypatch.setattr(BatchTable, "write", write)
-        fold(store)
-        monkeypatch.setattr(BatchTable, "write", real)
-        fold(store)
+        if meanwhile is rebuild:
+            fold(store)
         check_exactly_once(store, 4)
 
 

@@ -68,7 +68,7 @@ def test_every_kind_of_model_runs_once_it_is_written(pruned, architecture):
 
 
 def test_a_clean_process_finds_what_this_one_does(pruned):
-    work, _ = pruned(verify="process", config={"tie_word_embeddings": True})
+    work, _ = pruned(config={"tie_word_embeddings": True})
     names = [layer.weight for layer in prunable_layers(outline(work.model).module)]
     assert reopen_in_a_clean_process(work.output, names) == reopen(work.output, names)
 

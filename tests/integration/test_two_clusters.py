@@ -63,7 +63,7 @@ def clusters(tmp_path_factory):
 
 @pytest.fixture
 def fleet(tmp_path, clusters, tiny_model, tiny_data):
-    for number in range(3):
+    for number in range(6):  # enough for the one that begins later
         tiny_model(tmp_path / "zoo" / f"mlp{number}" / "1", "MLPForClassification", seed=number)
     tiny_data(tmp_path / "data")
     text = FLEET.replace("PYTHON", sys.executable)

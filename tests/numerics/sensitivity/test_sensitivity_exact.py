@@ -95,8 +95,13 @@ def test_a_trial_that_fails_half_way_leaves_the_model_as_it_was(measure, monkeyp
     assert all(not part._forward_hooks for part in model.module.modules())
 
 
-@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "ResNetForImageClassification"])
-@pytest.mark.parametrize("parts", [1, 2, 3, 5, 40])
+@pytest.mark.parametrize(
+    ("architecture", "parts"),
+    [
+        *(("LlamaForCausalLM", parts) for parts in (1, 3, 5)),
+        *(("ResNetForImageClassification", parts) for parts in (2, 40)),  # 40: more than there are layers
+    ],
+)
 def test_the_parts_together_are_the_whole(measure, architecture, parts):
     whole = rows_of(measure(architecture, criterion="wanda", scope="row"))
     pieces = [

@@ -34,6 +34,7 @@ def pages() -> dict[str, str]:
     return {
         "commands": commands(),
         "fleet-file": fleet_file(),
+        "outputs": outputs(),
         "metrics": metrics(),
         "errors": errors(),
     }
@@ -81,6 +82,40 @@ def fleet_file() -> str:
         ]
         if rows:
             lines += _table(("key", "is", "default", "means"), rows)
+    return "\n".join([*lines, ""])
+
+
+def outputs() -> str:
+    """Every key that a command prints with `--json`, from the models that a test holds real outputs to."""
+    from orchestrator.outputs import OUTPUTS, schema_of
+
+    lines = [
+        "# What --json prints",
+        "",
+        "On stdout, and nothing else there. Keys may be added; none goes or changes its meaning within a release of the first "
+        "number. `prunefleet schema COMMAND` prints the JSON Schema. `query` prints the rows that were asked for.",
+    ]
+    parts: dict[str, tuple[list[str], Mapping[str, Any]]] = {}
+    for command in OUTPUTS:
+        schema = schema_of(command)
+        own = {name: part for name, part in schema.get("$defs", {}).items() if "properties" in part}
+        if "properties" in schema:
+            own = {OUTPUTS[command].__name__: schema, **own}
+        for name, part in own.items():
+            parts.setdefault(name, ([], part))[0].append(f"`{command}`")
+    for name, (commands_of, part) in parts.items():
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"{_cell(part.get('description', ''))} In {', '.join(commands_of)}.",
+            "",
+        ]
+        rows = [
+            (f"`{key}`", _type(value), _cell(value.get("description", "")))
+            for key, value in part["properties"].items()
+        ]
+        lines += _table(("key", "is", "means"), rows)
     return "\n".join([*lines, ""])
 
 

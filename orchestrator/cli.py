@@ -39,7 +39,7 @@ from orchestrator.commands.console import (
 from orchestrator.commands.stopping import EXIT_INTERRUPTED, BudgetHours, Window, stop_of, stoppable
 from orchestrator.commands.watching import MetricsPort, observed
 from orchestrator.credentials import masked
-from orchestrator.errors import PrunefleetError
+from orchestrator.errors import PrunefleetError, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.execution import RunSummary
@@ -257,11 +257,21 @@ def report(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of a fleet file."""
+def schema(
+    command: Annotated[
+        str | None, typer.Argument(metavar="[COMMAND]", help="A command; default: the fleet file.")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of a fleet file, or of what a command prints with --json."""
+    from orchestrator.outputs import OUTPUTS, schema_of
     from orchestrator.spec import json_schema
 
-    sys.stdout.write(json_schema())
+    if command is None:
+        sys.stdout.write(json_schema())
+    elif command in OUTPUTS:
+        print_json(schema_of(command))
+    else:
+        raise UsageError(f"no schema for {command!r}; there is one for {', '.join(sorted(OUTPUTS))}")
 
 
 for together in (clusters.submit, clusters.join, clusters.logs, clusters.cancel):

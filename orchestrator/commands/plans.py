@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.commands.console import out, say, talk
+from orchestrator.commands.console import out, talk
 
 if TYPE_CHECKING:
     from orchestrator.plandiff import PlanChange
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 MOST_CHANGES = 20
 SIGNS = {"left over": ("…", "yellow"), "gone": ("−", "red"), "changed bytes": ("~", "cyan"), "changed recipe": ("~", "cyan")}  # fmt: skip
+
+
+def _tell(text: str, style: str | None = None) -> None:
+    talk.print(text, style=style, markup=False, highlight=False)
 
 
 def differences(seen: Survey) -> tuple[str, tuple[PlanChange, ...]]:
@@ -44,7 +48,7 @@ def show_plan(seen: Survey, *, units: bool) -> None:
     from orchestrator.wording import plain
 
     for warning in seen.warnings:
-        say(f"warning: {plain(warning, 400)}", style="yellow")
+        _tell(f"warning: {plain(warning, 400)}", style="yellow")
     table = Table(box=None, pad_edge=False)
     for column in ("recipe", "models", *(task.value for task in planview.TASKS)):
         table.add_column(column)
@@ -54,17 +58,17 @@ def show_plan(seen: Survey, *, units: bool) -> None:
     talk.print(table)
     _show_differences(seen)
     for item in seen.plan.impossible:
-        say(f"cannot: {plain(item.subject)}: {plain(item.reason, 600)}", style="red")
+        _tell(f"cannot: {plain(item.subject)}: {plain(item.reason, 600)}", style="red")
     for key, reason in seen.plan.quarantined.items():
         unit = seen.plan.units[key]
-        say(f"quarantined: {unit.task.value} of {plain(unit.model.id)}: {plain(reason, 400)}", style="red")
+        _tell(f"quarantined: {unit.task.value} of {plain(unit.model.id)}: {plain(reason, 400)}", style="red")
     for reason in sorted(set(seen.placement.misfits.values())):
-        say(f"cannot: {plain(reason, 400)}", style="red")
+        _tell(f"cannot: {plain(reason, 400)}", style="red")
     for notice in planview.notices(seen.plan):
-        say(f"note: {plain(notice, 400)}")
+        _tell(f"note: {plain(notice, 400)}")
     for line in seen.tonight.sentences:
-        say(f"tonight: {plain(line, 600)}", style="yellow")
-    say(_summary(seen))
+        _tell(f"tonight: {plain(line, 600)}", style="yellow")
+    _tell(_summary(seen))
     if units:
         _list_units(seen)
 
@@ -75,7 +79,7 @@ def _show_differences(seen: Survey) -> None:
     run_id, changes = differences(seen)
     if not changes:
         return
-    say(f"since run {run_id}:")
+    _tell(f"since run {run_id}:")
     listing = Table(box=None, pad_edge=False, show_header=False)
     for change in changes[:MOST_CHANGES]:
         sign, style = SIGNS.get(change.why.value, ("+", "green"))
@@ -84,7 +88,7 @@ def _show_differences(seen: Survey) -> None:
         listing.add_row(*(escape(cell) for cell in cells), style=style)
     talk.print(listing)
     if len(changes) > MOST_CHANGES:
-        say(f"and {len(changes) - MOST_CHANGES} more; `plan --json` lists them all")
+        _tell(f"and {len(changes) - MOST_CHANGES} more; `plan --json` lists them all")
 
 
 def _summary(seen: Survey) -> str:

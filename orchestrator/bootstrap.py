@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from orchestrator.statistics import Floats
 
@@ -31,7 +31,7 @@ def bootstrap_z(values: Floats) -> float:
     v, size = values / scale, len(values)
     if v.min() >= 0:  # only a resample of zeros does
         share = float((v == 0).mean())
-        return float(stats.norm.ppf(math.exp(size * math.log(share)))) if share else -math.inf
+        return float(special.ndtri(math.exp(size * math.log(share)))) if share else -math.inf
     tilt = _tilt(v)
     weights, shift = np.exp(tilt * v - (top := float((tilt * v).max()))), math.log(size)
     cumulant = top + math.log(float(weights.sum())) - shift
@@ -83,7 +83,7 @@ def bca_of_draws(draws: Floats, observed: float, influence: Floats, z: float) ->
         room = 1 - acceleration * (bias + z)
     if room <= 0:
         return None
-    return float(np.quantile(draws, float(stats.norm.cdf(bias + (bias + z) / room))))
+    return float(np.quantile(draws, float(special.ndtr(bias + (bias + z) / room))))
 
 
 def p_of_draws(draws: Floats, observed: float, influence: Floats) -> float:
@@ -91,7 +91,7 @@ def p_of_draws(draws: Floats, observed: float, influence: Floats) -> float:
     bias = _bias(draws, observed)
     acceleration = _skewness(influence) / (6 * math.sqrt(len(influence)))
     least = 1 / (1 + len(draws))
-    step = float(stats.norm.ppf(float(np.clip((draws <= 0).mean(), least, 1 - least)))) - bias
+    step = float(special.ndtri(float(np.clip((draws <= 0).mean(), least, 1 - least)))) - bias
     room = 1 + acceleration * step if math.isfinite(step) else 0.0
     if room <= 0:
         return 1.0 if step > 0 else least
@@ -100,7 +100,7 @@ def p_of_draws(draws: Floats, observed: float, influence: Floats) -> float:
 
 def _bias(draws: Floats, observed: float) -> float:
     below = float((draws < observed).mean() + (draws <= observed).mean()) / 2
-    return float(stats.norm.ppf(below))
+    return float(special.ndtri(below))
 
 
 def widened(tail: float, samples: int) -> float:
@@ -108,12 +108,12 @@ def widened(tail: float, samples: int) -> float:
 
     Source: Hesterberg 2015, The American Statistician 69, 371-386 (expanded percentile interval).
     """
-    return math.sqrt(samples / (samples - 1)) * float(stats.t.isf(tail, samples - 1))
+    return -math.sqrt(samples / (samples - 1)) * float(special.stdtrit(samples - 1, tail))
 
 
 def from_normal(z: float, samples: int) -> float:
     """The inverse of `widened`, for z of either sign: the tail below z."""
-    return float(stats.t.cdf(z * math.sqrt((samples - 1) / samples), samples - 1))
+    return float(special.stdtr(samples - 1, z * math.sqrt((samples - 1) / samples)))
 
 
 def _reach(z_at: Callable[[float], float], level: float, start: float, step: float) -> float | None:

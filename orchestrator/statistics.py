@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special  # scipy.stats says the same, and takes a second to load
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -62,7 +62,7 @@ def tango_bounds(worse: ArrayLike, better: ArrayLike, samples: ArrayLike, alpha:
     Source: Tango 1998, Statistics in Medicine 17, 891-908. Without any flip it is z^2 / (n + z^2).
     """
     b, c, n = np.broadcast_arrays(*(np.asarray(a, np.float64) for a in (worse, better, samples)))
-    z = float(stats.norm.isf(alpha))
+    z = -float(special.ndtri(alpha))
     low, high = np.clip((b - c) / n, -1.0, 1.0), np.ones(b.shape)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
@@ -94,7 +94,7 @@ def tango_interval(worse: int, better: int, samples: int, confidence: float) -> 
 
 def share_bound(count: int, samples: int, alpha: float) -> float:
     """One-sided exact upper bound of a share, of Clopper and Pearson; the lower one is 1 less that of the rest."""
-    return float(stats.beta.isf(alpha, count + 1, samples - count)) if count < samples else 1.0
+    return float(special.betainccinv(count + 1, samples - count, alpha)) if count < samples else 1.0
 
 
 def share_p(count: int, samples: int, share: float) -> float:
@@ -118,7 +118,7 @@ def examples_needed(spread: float, gap: float, alpha: float, power: float = 0.9)
 
     `spread` is the variance of one example's change. Source: the normal approximation; rough below about 200.
     """
-    z = float(stats.norm.isf(alpha) + stats.norm.ppf(power))
+    z = float(special.ndtri(power) - special.ndtri(alpha))
     return _whole_number(z**2 * spread, gap**2)
 
 
@@ -137,8 +137,8 @@ def answers_needed(
     half_b = margin - (flip_rate + drop) / 2
     fitted = math.sqrt(half_b**2 + max(0.0, flip_rate - drop) * margin * (1 - margin)) - half_b
     spread = math.sqrt(fitted + margin * (1 - margin))
-    reach = float(stats.norm.isf(alpha)) * spread
-    reach += float(stats.norm.ppf(power)) * math.sqrt(max(0.0, flip_rate - drop**2))
+    reach = -float(special.ndtri(alpha)) * spread
+    reach += float(special.ndtri(power)) * math.sqrt(max(0.0, flip_rate - drop**2))
     root = reach + math.sqrt(reach**2 + 4 * HALF * gap)  # n gap - 1/2 = reach sqrt(n)
     return _whole_number(root**2, 4 * gap**2)
 

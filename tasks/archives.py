@@ -178,8 +178,8 @@ def _check_name(name: str, known: Mapping[str, Any], file: str) -> None:
 
 def _begin_of_data(stream: IO[bytes], info: zipfile.ZipInfo, file: str) -> int:
     """Behind the local header, whose name and padding may differ in length from what the directory says."""
-    header = os.pread(stream.fileno(), _LOCAL_HEADER, info.header_offset)
-    if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
+    header = os.pread(stream.fileno(), _LOCAL_HEADER, max(info.header_offset, 0))
+    if info.header_offset < 0 or len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
         refuse(file, f"its member {info.filename!r} does not begin where the archive says")
     name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
     begin = info.header_offset + _LOCAL_HEADER

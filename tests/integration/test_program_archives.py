@@ -171,6 +171,14 @@ def test_a_member_that_lies_over_another_is_refused(good, place):
         outline(place(bytes(data)))
 
 
+def test_a_member_before_the_beginning_is_refused(good, place):
+    data = archive_of(good)
+    end = data.rindex(b"PK\x05\x06")
+    start = struct.unpack_from("<I", data, end + 16)[0]
+    with pytest.raises(BadInput, match="does not begin where"):
+        outline(place(data[:end] + data[end : end + 16] + struct.pack("<I", start + 50) + data[end + 20 :]))
+
+
 def test_a_document_without_its_checksum_is_refused(good, place):
     data = archive_of(good)
     at = data.index(b'"schema_version"')

@@ -204,10 +204,8 @@ def _answers(specs: Sequence[Mapping[str, Any]], file: str) -> list[str]:
             case {"user_output": _}:
                 refuse(file, "it answers something else than tensors")
             case _:
-                kind = next(iter(spec))
-                refuse(
-                    file, f"running it changes it ({kind})", do="Export it in eval mode: module.eval() first."
-                )
+                why = f"running it changes it ({', '.join(map(str, spec))[:80]})"
+                refuse(file, why, do="Export it in eval mode: module.eval() first.")
     if not found:
         refuse(file, "it answers nothing")
     return found

@@ -125,11 +125,10 @@ class ExportedProgram(nn.Module):
         values: dict[str, Any] = dict(zip(self._program.inputs, given, strict=True))
         for step in self._steps:
             try:
-                made = step.call(values)
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                _keep(step.results, step.call(values), values)
+            except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
                 why = f"its step {step.target} fails: {' '.join(str(error).split())[:300]}"
                 refuse(PROGRAM, why, do="Give it data of the sizes that it was exported for.")
-            _keep(step.results, made, values)
             for name in step.done_with:
                 values.pop(name, None)
         answer: torch.Tensor = values[self._program.answer]
@@ -166,7 +165,7 @@ class ExportedProgram(nn.Module):
             refuse(PROGRAM, why, do="Export it with plain operators: program.run_decompositions().")
         layer = self._layer(step)
         if layer is not None:
-            [(_, given)] = [item for item in step.arguments.items() if item[0] in ("input", "indices")]
+            given = step.arguments.get("indices" if step.target == _EMBEDDING else "input")
             if not isinstance(given, Ref):
                 _no_tensor(step)
             return lambda values: layer(self._value(given, values))
@@ -270,39 +269,36 @@ def image_size(program: Program) -> tuple[int, int] | None:
 
 
 def _layer_of(step: Step, owner: nn.Module, values: Mapping[str, Tensor]) -> nn.Module | None:
-    """An empty layer of the kind and settings of a step."""
-    weight: torch.Tensor | None = owner._parameters.get("weight")
+    """An empty layer of the kind and settings of a step; None where there is none, or its settings make no layer."""
+    weight = owner._parameters.get("weight")
     if weight is None:
         return None
-    given = step.arguments
-    with torch.device("meta"):
-        if step.target == _LINEAR and weight.dim() == 2:
-            return nn.Linear(weight.shape[1], weight.shape[0])
-        if (
-            step.target == _EMBEDDING
-            and weight.dim() == 2
-            and given.keys() <= {"weight", "indices", "padding_idx"}
-        ):
-            return nn.Embedding(*weight.shape)
-        if step.target in _CONVOLUTIONS and weight.dim() > 2:
-            settings = {
-                key: given[key] for key in ("stride", "padding", "dilation", "groups") if key in given
-            }
-            if any(True for value in settings.values() for _ in refs(value)):
-                return None
-            inputs = weight.shape[1] * settings.get("groups", 1)
-            kind = _CONVOLUTIONS[step.target]
-            plain = {
-                key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
-            }
-            return kind(inputs, weight.shape[0], tuple(weight.shape[2:]), **plain)  # type: ignore[arg-type]
-        if step.target == _NORM and isinstance(given.get("running_mean"), Ref):
-            return _norm(step, weight, values)
+    try:
+        with torch.device("meta"):
+            if step.target == _LINEAR:
+                outputs, inputs = weight.shape
+                return nn.Linear(inputs, outputs)
+            if step.target == _EMBEDDING and step.arguments.keys() <= {"weight", "indices", "padding_idx"}:
+                return nn.Embedding(*weight.shape)
+            if step.target in _CONVOLUTIONS:
+                return _convolution(step, weight)
+            if step.target == _NORM and isinstance(step.arguments.get("running_mean"), Ref):
+                return _norm(step, weight, values)
+    except (RuntimeError, ValueError, TypeError, ArithmeticError):
+        return None  # the operator itself will say what is wrong, should it ever run
     return None
 
 
+def _convolution(step: Step, weight: torch.Tensor) -> nn.Module:
+    names = ("stride", "padding", "dilation", "groups")
+    settings = {name: step.arguments[name] for name in names if name in step.arguments}
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    inputs = weight.shape[1] * plain.get("groups", 1)
+    return _CONVOLUTIONS[step.target](inputs, weight.shape[0], tuple(weight.shape[2:]), **plain)  # type: ignore[arg-type]
+
+
 def _norm(step: Step, weight: torch.Tensor, values: Mapping[str, Tensor]) -> nn.Module | None:
-    source = step.arguments["input"]
+    source = step.arguments.get("input")
     rank = len(values[source.name].sizes) if isinstance(source, Ref) and source.name in values else 0
     kinds = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
     if rank not in kinds:

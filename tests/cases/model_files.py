@@ -7,20 +7,11 @@ from pathlib import Path
 
 import torch
 import transformers
+from cases.architectures import ARCHITECTURES
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tasks.models import prunable_layers
-
-ARCHITECTURES = (
-    "LlamaForCausalLM",
-    "GPT2LMHeadModel",
-    "BertForSequenceClassification",
-    "ViTForImageClassification",
-    "ResNetForImageClassification",
-    "MLPForClassification",
-)
-
 
 FAMILIES = dict(
     zip(

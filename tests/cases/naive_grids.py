@@ -22,16 +22,6 @@ from tasks.evaluation import score
 from tasks.fitting import Fitted, fit
 from tasks.models import Layer, Model, load, prunable_layers
 
-ARCHITECTURES = (
-    "LlamaForCausalLM",
-    "GPT2LMHeadModel",
-    "BertForSequenceClassification",
-    "ViTForImageClassification",
-    "ResNetForImageClassification",
-    "MLPForClassification",
-)
-
-
 GRID = [0.0, 0.3, 0.75]
 
 

@@ -7,15 +7,6 @@ from pathlib import Path
 from tasks.contract import Dataset, Product, Work
 from tasks.pruning import run
 
-ARCHITECTURES = (
-    "LlamaForCausalLM",
-    "GPT2LMHeadModel",
-    "BertForSequenceClassification",
-    "ViTForImageClassification",
-    "ResNetForImageClassification",
-    "MLPForClassification",
-)
-
 
 def prune(model: Path, output: Path, datasets=None, inputs=None, **params) -> Product:
     output.mkdir()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cases.store_calls import calls_of
 from servers.ceph import S3Server
 from servers.scripted import Fault, Scripted
 
@@ -181,15 +182,7 @@ def test_nobody_there_is_told_quickly(scripted: Scripted) -> None:
         listener.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
     store = S3Store(StoreSpec(url="s3://bucket/prefix", endpoint=endpoint))
-    calls: tuple[Callable[[], object], ...] = (
-        lambda: store.get("key"),
-        lambda: store.put("key", b""),
-        lambda: store.put_if_absent("key", b""),
-        lambda: store.swap("key", b"", "etag"),
-        lambda: store.stat("key"),
-        lambda: list(store.list("")),
-        lambda: store.delete("key"),
-    )
+    calls = calls_of(store)
     began = time.monotonic()
     for call in calls:
         with pytest.raises(Unreachable, match="s3://bucket/prefix"):
@@ -205,13 +198,7 @@ def test_a_wrong_secret_is_not_permitted_and_stays_untold(
     (tmp_path / "file").write_bytes(b"data")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret-at-all")
     calls: tuple[Callable[[], object], ...] = (
-        lambda: store.get("key"),
-        lambda: store.put("key", b""),
-        lambda: store.put_if_absent("key", b""),
-        lambda: store.swap("key", b"", "etag"),
-        lambda: store.stat("key"),
-        lambda: list(store.list("")),
-        lambda: store.delete("key"),
+        *calls_of(store),
         lambda: store.upload(tmp_path / "file", "key"),
         lambda: store.download("key", tmp_path / "other"),
     )

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import json
 
-FLEET = """
-version: 1
-name: clocked
-store: ./store
-registries: {zoo: {kind: directory, path: ./zoo}}
-datasets:
-  digits: {kind: arrays, path: ./data/arrays.parquet}
-recipes:
-  half:
-    match: {registry: zoo}
-    prune: {criterion: magnitude, amount: 0.5}
-    evaluate: {dataset: digits, split: test, metric: loss, latency: {batch: 4, repetitions: 6}}
-pools:
-  cpu: {cpus: 1}
-"""
+from cases.fleets import half_of_the_zoo
+
+FLEET = half_of_the_zoo(
+    "evaluate: {dataset: digits, split: test, metric: loss, latency: {batch: 4, repetitions: 6}}"
+)
 
 
 def test_a_night_tells_what_its_zeros_bought(make_small_fleet, prunefleet):

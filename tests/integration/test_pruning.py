@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 import transformers
-from cases.prunings import ARCHITECTURES, calibration, kinds, prune, rows
+from cases.architectures import ARCHITECTURES
+from cases.prunings import calibration, kinds, prune, rows
 from safetensors.torch import load_file, save_file
 
 from orchestrator.schemas import result_table

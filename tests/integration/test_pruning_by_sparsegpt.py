@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases.architectures import KINDS
 from safetensors.torch import load_file, save_file
 
 from tasks import evaluation, hessians, pruning, sensitivity, sweeping
@@ -18,15 +19,6 @@ from tasks.patterns import pruned_count
 from tasks.reconstruct import NotPositive
 from tasks.recount import ArtifactWrong
 from tasks.selection import Selection, without_groups
-
-KINDS = {
-    "LlamaForCausalLM": ("text", "text", ()),
-    "GPT2LMHeadModel": ("text", "text", ()),
-    "BertForSequenceClassification": ("sections", "text", ()),
-    "ViTForImageClassification": ("arrays", "arrays", (1, 8, 8)),
-    "ResNetForImageClassification": ("arrays", "arrays", (1, 8, 8)),
-    "MLPForClassification": ("arrays", "arrays", ()),
-}
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases.architectures import KINDS
 from torch import nn
 
 from tasks.batches import batches, logits_of
@@ -19,15 +20,6 @@ from tasks.contract import BadInput, Dataset
 from tasks.data import read
 from tasks.fitting import Fitted, Item, fit
 from tasks.models import Model, load, prunable_layers
-
-KINDS = {
-    "LlamaForCausalLM": ("text", "text", ()),
-    "GPT2LMHeadModel": ("text", "text", ()),
-    "BertForSequenceClassification": ("sections", "text", ()),
-    "ViTForImageClassification": ("arrays", "arrays", (1, 8, 8)),
-    "ResNetForImageClassification": ("arrays", "arrays", (1, 8, 8)),
-    "MLPForClassification": ("arrays", "arrays", ()),
-}
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases.architectures import KINDS
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -18,15 +19,6 @@ from tasks.data import read
 from tasks.fitting import Fitted, Item, fit
 from tasks.gradients import gradient_bytes, gradients
 from tasks.models import Model, load, prunable_layers, rows_of
-
-KINDS = {
-    "LlamaForCausalLM": ("text", "text", ()),
-    "GPT2LMHeadModel": ("text", "text", ()),
-    "BertForSequenceClassification": ("sections", "text", ()),
-    "ViTForImageClassification": ("arrays", "arrays", (1, 8, 8)),
-    "ResNetForImageClassification": ("arrays", "arrays", (1, 8, 8)),
-    "MLPForClassification": ("arrays", "arrays", ()),
-}
 
 
 @pytest.fixture

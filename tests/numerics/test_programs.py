@@ -6,20 +6,12 @@ import json
 
 import pytest
 import torch
+from cases.architectures import ARCHITECTURES
 from cases.programs import example_of, export, members_of, program_of
 from torch import nn
 
 from tasks.contract import BadInput
 from tasks.models import load_afresh, outline, prunable_layers
-
-ARCHITECTURES = (
-    "LlamaForCausalLM",
-    "GPT2LMHeadModel",
-    "BertForSequenceClassification",
-    "ViTForImageClassification",
-    "ResNetForImageClassification",
-    "MLPForClassification",
-)
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from cases.faulty_networks import (
     requests_without_faults,
     run_units,
 )
+from cases.store_calls import calls_of
 from servers.fault_proxy import FAULTS, FaultProxy, Rates
 
 from orchestrator import folding, results, schemas
@@ -201,13 +202,7 @@ def test_expired_credentials_are_not_permitted_and_told_at_once(
     proxy.refusal = status
     store, began = place.store, time.monotonic()
     calls: tuple[Callable[[], object], ...] = (
-        lambda: store.get("key"),
-        lambda: store.put("key", b""),
-        lambda: store.put_if_absent("key", b""),
-        lambda: store.swap("key", b"", "etag"),
-        lambda: store.stat("key"),
-        lambda: list(store.list("")),
-        lambda: store.delete("key"),
+        *calls_of(store),
         lambda: store.upload(tmp_path / "small", "small"),
         lambda: store.upload(tmp_path / "large", "large"),
         lambda: store.download("key", tmp_path / "down"),
@@ -230,13 +225,7 @@ def test_a_server_that_goes_down_is_unreachable_in_bounded_time_and_welcome_when
     (tmp_path / "large").write_bytes(bytes(17 << 20))
     store = place.store
     calls: tuple[Callable[[], object], ...] = (
-        lambda: store.get("key"),
-        lambda: store.put("key", b""),
-        lambda: store.put_if_absent("key", b""),
-        lambda: store.swap("key", b"", "etag"),
-        lambda: store.stat("key"),
-        lambda: list(store.list("")),
-        lambda: store.delete("key"),
+        *calls_of(store),
         lambda: store.upload(tmp_path / "large", "large"),
         lambda: store.download("key", tmp_path / "down"),
         lambda: fold(store),

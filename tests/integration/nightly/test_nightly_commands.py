@@ -8,27 +8,13 @@ import sys
 from pathlib import Path
 
 from cases.commands import environment
+from cases.fleets import half_of_the_zoo
 
 COMMAND = Path(sys.executable).parent / "prunefleet"
-FLEET = """
-version: 1
-name: nights
-store: ./store
-registries: {zoo: {kind: directory, path: ./zoo}}
-datasets:
-  digits: {kind: arrays, path: ./data/arrays.parquet}
-recipes:
-  half:
-    match: {registry: zoo}
-    prune: {criterion: magnitude, amount: 0.5}
-pools:
-  cpu: {cpus: 1}
-schedule: {cron: "* * * * *"}
-"""
 
 
 def test_the_commands_run_a_night_and_show_its_morning(tmp_path, make_small_fleet, prunefleet):
-    fleet = make_small_fleet(models=0, text=FLEET.replace('{cron: "* * * * *"}', '{at: "00:00"}'))
+    fleet = make_small_fleet(models=0, text=half_of_the_zoo(more=['schedule: {at: "00:00"}']))
     (tmp_path / "zoo").mkdir()
     nightly = ("nightly", "fleet.yaml", "--backend", "local", "--json")
     assert "no night yet" in prunefleet("morning", "fleet.yaml", check=2).stderr
@@ -46,7 +32,7 @@ def test_the_commands_run_a_night_and_show_its_morning(tmp_path, make_small_flee
 
 
 def test_a_resident_runs_a_night_waits_for_the_next_and_ends_when_told_to(tmp_path, make_small_fleet):
-    make_small_fleet(models=0, text=FLEET.replace('{cron: "* * * * *"}', '{cron: "0 0 1 * *"}'))
+    make_small_fleet(models=0, text=half_of_the_zoo(more=['schedule: {cron: "0 0 1 * *"}']))
     (tmp_path / "zoo").mkdir()
     process = subprocess.Popen(
         [str(COMMAND), "nightly", "fleet.yaml", "--resident", "--backend", "local"],

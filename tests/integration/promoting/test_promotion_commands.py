@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import json
 
+from cases.fleets import half_of_the_zoo
 from cases.promotions import NOW
 
 from orchestrator import aliases, listing, publishing, results
 from orchestrator.registries.opening import open_outlet
 from orchestrator.survey import read_fleet, survey
 
-FLEET = """
-version: 1
-name: promoted
-store: ./store
-registries: {zoo: {kind: directory, path: ./zoo}, out: {kind: directory, path: ./out}}
-datasets:
-  digits: {kind: arrays, path: ./data/arrays.parquet}
-recipes:
-  half:
-    match: {registry: zoo}
-    prune: {criterion: magnitude, amount: 0.5}
-    evaluate: {dataset: digits, split: test, metric: loss}
-    gates: {max_drop: 100.0, min_samples: 2}
-    publish: {registry: out, alias: candidate}
-pools:
-  cpu: {cpus: 1}
-promotion: {aliases: [champion], approvals: 2}
-"""
+FLEET = half_of_the_zoo(
+    "evaluate: {dataset: digits, split: test, metric: loss}",
+    "gates: {max_drop: 100.0, min_samples: 2}",
+    "publish: {registry: out, alias: candidate}",
+    more=["promotion: {aliases: [champion], approvals: 2}"],
+)
 
 
 def publish_by_hand(path, keep_pruned):

@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 import transformers
-from cases.model_files import ARCHITECTURES, FAMILIES, MIXTRAL, example, names, save_with_transformers
+from cases.architectures import ARCHITECTURES
+from cases.model_files import FAMILIES, MIXTRAL, example, names, save_with_transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases.naive_grids import ARCHITECTURES, assert_equal_grids, naive_grid, rows_of, same_batches
+from cases.architectures import ARCHITECTURES
+from cases.naive_grids import assert_equal_grids, naive_grid, rows_of, same_batches
 
 from tasks import batches as batching
 from tasks import grids, pruning, replay, sensitivity

@@ -1,0 +1,26 @@
+"""Texts of small fleets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def half_of_the_zoo(*recipe: str, more: Sequence[str] = ()) -> str:
+    """A fleet that prunes half of every model of its zoo by magnitude; further lines of the recipe, and of the fleet."""
+    lines = (
+        "version: 1",
+        "name: halves",
+        "store: ./store",
+        "registries: {zoo: {kind: directory, path: ./zoo}, out: {kind: directory, path: ./out}}",
+        "datasets:",
+        "  digits: {kind: arrays, path: ./data/arrays.parquet}",
+        "recipes:",
+        "  half:",
+        "    match: {registry: zoo}",
+        "    prune: {criterion: magnitude, amount: 0.5}",
+        *(f"    {line}" for line in recipe),
+        "pools:",
+        "  cpu: {cpus: 1}",
+        *more,
+    )
+    return "\n".join(lines) + "\n"

@@ -9,8 +9,13 @@ HERE = Path(__file__).parent
 
 def written() -> dict[str, str]:
     """File name -> JSON."""
+    try:
+        from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    except ImportError:
+        raise SystemExit(
+            "dashboards are made with Grafana's builders: pip install 'prunefleet[dashboards]'"
+        ) from None
     from boards import BOARDS
-    from grafana_foundation_sdk.cog.encoder import JSONEncoder
     from panels import build
 
     encoder = JSONEncoder(sort_keys=True, indent=2)

@@ -14,12 +14,13 @@ from orchestrator.reportdata import Row
 from orchestrator.wording import MISSING, change, number, plain, size
 
 COLUMNS = (
-    "registry", "model", "version", "recipe", "status", "metric", "falls", "harm", "worst", "bytes", "speedup",
+    "registry", "model", "version", "recipe", "status", "metric", "falls", "harm", "worst", "bytes",
+    "speedup", "speedup_low", "speedup_high",
 )  # fmt: skip
 """Of a case's figures, as one run leaves them for the next."""
 
 _RANKS = {"pass": 0, "measured": 0, "done": 0, "waiting": 1, "inconclusive": 2, "impossible": 3, "failed": 3, "block": 4}  # fmt: skip
-_HARM, _BYTES, _SPEED = 0.001, 0.01, 0.05  # what is less than a tenth of a point, or 1 % or 5 %, is not told
+_HARM, _BYTES = 0.001, 0.01  # what is less than a tenth of a point, or 1 %, is not told
 
 
 class Turn(StrEnum):
@@ -135,10 +136,16 @@ def _moves(was: Row, now: Row) -> list[tuple[bool, str]]:
                 found.append((now[name] > was[name], shown))
     if _differs(was["bytes"], now["bytes"], _BYTES * (was["bytes"] or 0)):
         found.append((now["bytes"] > was["bytes"], f"files {size(was['bytes'])} → {size(now['bytes'])}"))
-    if _differs(was["speedup"], now["speedup"], _SPEED * (was["speedup"] or 0)):
+    if _are_apart(was, now):
         told = f"speed {number(was['speedup'], 3)}× → {number(now['speedup'], 3)}×"
         found.append((now["speedup"] < was["speedup"], told))
     return found
+
+
+def _are_apart(was: Row, now: Row) -> bool:
+    """Whether the intervals of the two speeds do not meet: what is within them is noise."""
+    ends = [row[name] for row in (was, now) for name in ("speedup_low", "speedup_high")]
+    return None not in ends and (ends[1] < ends[2] or ends[3] < ends[0])
 
 
 def _differs(was: float | None, now: float | None, least: float) -> bool:

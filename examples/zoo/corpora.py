@@ -40,8 +40,10 @@ def sections() -> Splits:
 @cache
 def digits() -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.str_]]:
     """Pictures [n, 8, 8] with values from 0 to 1, labels [n], and the split of each."""
-    from sklearn.datasets import load_digits
-
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise SystemExit("the zoo's digits come with scikit-learn: pip install 'prunefleet[zoo]'") from None
     loaded = load_digits()
     order = np.random.default_rng(0).permutation(len(loaded.target))
     splits = np.full(len(order), "train", dtype="<U11")

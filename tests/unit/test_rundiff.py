@@ -12,9 +12,13 @@ def part(name, value):
     return Change(slice=name, samples=50, value=value, low=None, high=None, limit=None, verdict="")
 
 
+def speed(value):
+    return {"speedup": value, "speedup_low": value - 0.1, "speedup_high": value + 0.1}
+
+
 def case(index=0, model="m", version="1", recipe="half", status="pass", harm=0.02, worst=0.05, **more):
     changes = (part("all", harm), part("topic=law", worst))
-    told = {"metric": "accuracy", "falls": True, "bytes": 1000, "speedup": 1.0, **more}
+    told = {"metric": "accuracy", "falls": True, "bytes": 1000, **speed(1.0), **more}
     return Case(
         index=index, registry="zoo", model=model, version=version, recipe=recipe, status=status, changes=changes, **told
     )  # fmt: skip
@@ -44,7 +48,7 @@ def test_a_run_like_the_last_one_has_no_differences():
         ({"harm": 0.01}, Turn.BETTER, "accuracy −2.0 pt → −1.0 pt over all"),
         ({"worst": 0.2}, Turn.WORSE, "accuracy −5.0 pt → −20.0 pt in the worst slice"),
         ({"bytes": 800}, Turn.BETTER, "files 1.0 kB → 800 B"),
-        ({"speedup": 0.7}, Turn.WORSE, "speed 1.00× → 0.700×"),
+        (speed(0.7), Turn.WORSE, "speed 1.00× → 0.700×"),
     ],
 )
 def test_one_figure_that_moved_is_told_and_says_whether_it_is_worse(changes, turn, told):
@@ -52,7 +56,7 @@ def test_one_figure_that_moved_is_told_and_says_whether_it_is_worse(changes, tur
     assert (item.turn, item.told) == (turn, told)
 
 
-@pytest.mark.parametrize("changes", [{"harm": 0.0205}, {"bytes": 1005}, {"speedup": 1.03}])
+@pytest.mark.parametrize("changes", [{"harm": 0.0205}, {"bytes": 1005}, speed(1.15), {"speedup_low": None}])
 def test_what_is_too_small_to_matter_is_as_before(changes):
     assert compared([case()], [case(**changes)]).items == ()
 

@@ -158,7 +158,7 @@ class RayBackend:
         """Leaves the cluster; one that was started here ends."""
         self.refs.clear()
         self.lookout.end()
-        ray.shutdown()
+        _leave()
         if self.temporary is not None:
             shutil.rmtree(self.temporary, ignore_errors=True)
 
@@ -241,7 +241,7 @@ def look(pools: Mapping[str, Pool], address: str) -> Sighting:
         slots = {name: sum(_slots_on(pool, node) for node in nodes) for name, pool in pools.items()}
         return Sighting(gcs_address=gcs_address, version=ray.__version__, nodes=len(nodes), slots=slots)
     finally:
-        ray.shutdown()
+        _leave()
 
 
 def _join(address: str) -> str:
@@ -262,7 +262,7 @@ def _join(address: str) -> str:
     try:
         addresses.check_cluster(gcs_address, os.environ)  # `auto` says only now where it is
     except NotPermitted:
-        ray.shutdown()
+        _leave()
         raise
     return gcs_address
 
@@ -285,13 +285,19 @@ def _start_here(pools: Mapping[str, Pool]) -> Path:
                 )
             return temporary
         except CANNOT_START as error:
-            ray.shutdown()
+            _leave()
             shutil.rmtree(temporary, ignore_errors=True)
             if start == STARTS - 1:
                 raise Unreachable(
                     f"no Ray cluster can be started on this machine: {_first_line(error)}"
                 ) from error
     raise AssertionError("the loop returns or raises")
+
+
+def _leave() -> None:
+    """Leaves the cluster. Ray's own library sets SIGTERM back to end the process at once, unseen by Python."""
+    with _sigterm_kept():
+        ray.shutdown()
 
 
 def _check_answers(address: str) -> None:

@@ -13,7 +13,7 @@ from orchestrator.ports import ObjectStore
 from orchestrator.spec import Fleet
 from orchestrator.worker import data_key
 
-SUFFIXES = {"text": (".jsonl", ".parquet"), "arrays": (".parquet",)}
+SUFFIXES = {"text": (".jsonl", ".parquet"), "arrays": (".parquet",), "choices": (".jsonl",)}
 
 
 def find_data(fleet: Fleet) -> dict[str, DataFile]:

@@ -59,7 +59,9 @@ class StoreSpec(Part):
 class DatasetSpec(Part):
     """A data file: examples, an optional `label`, an optional `split`, and columns to slice by."""
 
-    kind: Literal["text", "arrays"]
+    kind: Literal["text", "arrays", "choices"]
+    """`choices`: questions with several answers, to evaluate language models by their accuracy: JSON lines with `text`,
+    `choices` and `label`, the right one."""
     path: str
     slice_by: str | tuple[str, ...] = ()
     """Columns whose values name groups on which quality is also measured."""
@@ -400,6 +402,13 @@ def _check_references(fleet: Fleet, lines: dict[yamltext.Path, int], name: str) 
 
     for key, recipe in fleet.recipes.items():
         at: yamltext.Path = ("recipes", key)
+        for step, part in (("sensitivity", recipe.sensitivity), ("prune", recipe.prune)):
+            asked = fleet.datasets.get(part.dataset) if part and part.dataset else None
+            if asked and asked.kind == "choices":
+                problems.append(
+                    f"{name}:{lines.get((*at, step, 'dataset'), 1)}: recipes.{key}.{step}.dataset: questions with choices are "
+                    "for evaluate; calibrate on texts"
+                )
         if recipe.sensitivity:
             check((*at, "sensitivity", "dataset"), recipe.sensitivity.dataset, fleet.datasets, "dataset")
         if recipe.prune:

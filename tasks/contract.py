@@ -43,7 +43,8 @@ class Dataset:
 
     path: Path
     kind: str
-    """`text`: JSON lines or Parquet with a `text` column. `arrays`: Parquet with a flat float list column `inputs`."""
+    """`text`: JSON lines or Parquet with a `text` column. `arrays`: Parquet with a flat float list column `inputs`.
+    `choices`: JSON lines with a `text`, its `choices`, and as `label` the right one or its number from 0."""
     split: str
     """Rows whose `split` column equals this; a file without that column has no splits and any name but `all` is an error."""
     slices: Sequence[str] = ()

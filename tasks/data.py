@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from tasks.rows import Place, Values, read_rows
 MAX_EXAMPLES = 1_000_000
 MAX_TOTAL_BYTES = 2**30
 """Of the texts or numbers held at once; a larger split is read in part, by `samples`."""
+MAX_CHOICES = 64
 MAX_SLICE_NAME = 200
 _SHOWN = 20  # split names in an error
 
@@ -32,7 +33,8 @@ class Example:
     text: str | None = None
     inputs: NDArray[np.float32] | None = None
     label: int | float | str | tuple[float, ...] | None = None
-    """A class's number or name, or the number or numbers that a regression is to answer."""
+    """A class's number or name, or the number or numbers that a regression is to answer; of choices, the right one's number."""
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +62,8 @@ def read(dataset: Dataset) -> Examples:
             do="Use 1 or more.",
             file=str(dataset.path),
         )
-    content = {"text": "text", "arrays": "inputs"}[dataset.kind]
-    columns = list(dict.fromkeys([content, "label", "split", *dataset.slices]))
+    content = {"text": ("text",), "arrays": ("inputs",), "choices": ("text", "choices")}[dataset.kind]
+    columns = list(dict.fromkeys([*content, "label", "split", *dataset.slices]))
     members: list[Example] = []
     splits: dict[str, None] = {}
     has_splits: bool | None = None
@@ -130,6 +132,16 @@ def _nothing(dataset: Dataset, splits: tuple[str, ...]) -> BadInput:
 def _example(number: int, place: Place, values: Values, dataset: Dataset) -> Example:
     slices = {name: _slice(values, name, place) for name in dataset.slices}
     label = _label(values, place)
+    if dataset.kind == "choices":
+        choices = _choices(values, place)
+        return Example(
+            number=number,
+            place=place,
+            slices=slices,
+            text=_text(values, place),
+            label=_right(label, choices, place),
+            choices=choices,
+        )
     if dataset.kind == "text":
         text = _text(values, place)
         return Example(number=number, place=place, slices=slices, text=text, label=label)
@@ -152,6 +164,36 @@ def _label(values: Values, place: Place) -> int | float | str | tuple[float, ...
         )
     found: tuple[float, ...] = tuple(numbers)
     return found if isinstance(label, list) else found[0]
+
+
+def _choices(values: Values, place: Place) -> tuple[str, ...]:
+    found = _required(values, "choices", place)
+    is_list = isinstance(found, list) and all(isinstance(choice, str) and choice for choice in found)
+    if not is_list or not 2 <= len(found) <= MAX_CHOICES or len(set(found)) < len(found):
+        raise place.refusal(
+            "a question has no answers to choose from",
+            why=f"choices is {found!r:.80}, and not a list of 2 to {MAX_CHOICES} different texts",
+            do="Use JSON lines, and give each question its answers.",
+        )
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError as error:
+        raise place.refusal(
+            "a choice is no text", why="it holds half a surrogate pair", do="Write whole characters."
+        ) from error
+    return tuple(found)
+
+
+def _right(label: Any, choices: Sequence[str], place: Place) -> int:
+    if isinstance(label, str) and label in choices:
+        return choices.index(label)
+    if not isinstance(label, int) or not 0 <= label < len(choices):
+        raise place.refusal(
+            "a question has no right answer",
+            why=f"label is {label!r:.80}, neither one of its choices nor a number below {len(choices)}",
+            do="Name the right choice, or its place among them, from 0.",
+        )
+    return label
 
 
 def _is_number(value: Any) -> bool:

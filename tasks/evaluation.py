@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tasks.batches import Batch, batches, logits_of
+from tasks.choices import run_choices
 from tasks.contract import BadInput, Dataset, Finding, Product, Row, Work
 from tasks.data import read
 from tasks.embeddings import cosine_distances
@@ -18,11 +19,10 @@ from tasks.families import answer_of
 from tasks.fidelity import Shift, shifts
 from tasks.fitting import Item, fit
 from tasks.models import Model, load
+from tasks.tokenlosses import next_tokens, summed_losses
 
 MAX_LISTED_LABELS = 64
 """With more labels than these, the probabilities are left out of the rows."""
-_LOGIT_ROWS = 512  # turned into float32 together
-_NOT_ASKED = -100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +46,12 @@ def run(work: Work) -> Product:
     With the param `fidelity` no label is looked at, and where there is a dense model too (`work.dense`), each row says
     how far the predictions are from that model's: `kl` and `flips` (see `tasks.fidelity`), or for a model without a head
     `distance` (see `tasks.embeddings`). With the param `lengths` each
-    row of a text says how many tokens the model saw.
+    row of a text says how many tokens the model saw. Questions with several answers: see `tasks.choices`.
     Errors: BadInput, if the data set does not fit the model.
     """
     model = load(work.model, work.device)
+    if work.datasets["evaluation"].kind == "choices":
+        return run_choices(work, model)
     dense = load(work.dense, work.device) if work.dense else None
     label_free = bool(work.params.get("fidelity"))
     _check_metric(model, label_free)
@@ -130,16 +132,8 @@ def _score_numbers(answers: torch.Tensor, batch: Batch) -> Scores:
 
 def _score_texts(logits: torch.Tensor, batch: Batch) -> Scores:
     """Each token is predicted from those before it: the first is given, and what follows the last is not asked."""
-    ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
-    targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, _NOT_ASKED)
-    step = max(1, _LOGIT_ROWS // len(batch.positions))
-    losses = torch.zeros(len(batch.positions), dtype=torch.float64, device=logits.device)
-    for start in range(0, targets.shape[1], step):
-        asked = targets[:, start : start + step]
-        given = logits[:, start : start + asked.shape[1]].float()
-        loss = cross_entropy(given.flatten(0, 1), asked.flatten(), ignore_index=_NOT_ASKED, reduction="none")
-        losses += loss.view_as(asked).sum(1, dtype=torch.float64)
-    return Scores(losses=losses.cpu(), tokens=tuple(length - 1 for length in batch.lengths))
+    targets = next_tokens(batch.inputs["input_ids"], batch.inputs["attention_mask"])
+    return Scores(losses=summed_losses(logits, targets), tokens=tuple(length - 1 for length in batch.lengths))
 
 
 def _shift_columns(shift: Shift) -> dict[str, Any]:

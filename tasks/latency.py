@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,8 @@ def batch_of(
     data: Dataset, model: Model, params: Mapping[str, Any]
 ) -> tuple[Batch, int | None, list[Finding]]:
     """The batch to time, its tokens an example (None for arrays), and what had to be made smaller."""
-    fitted = fit(read(data), model, labelled=False)
+    plain = replace(data, kind="text") if data.kind == "choices" else data
+    fitted = fit(read(plain), model, labelled=False)
     asked, sequence = int(params["batch"]), int(params["sequence"])
     if model.family not in READS_TEXT:
         items = tuple(itertools.islice(itertools.cycle(fitted.items), asked))

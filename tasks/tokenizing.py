@@ -45,6 +45,51 @@ def tokenize(examples: Sequence[Example], model: Model) -> list[Tokens]:
     return [_tokens(example, tokenizer, limit, vocabulary) for example in examples]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A text and an answer appended to it, as the model sees them."""
+
+    ids: NDArray[np.int64]
+    context: int
+    """So many of the first tokens are the text's; at least one."""
+    is_cut: bool
+
+
+def answered(pairs: Sequence[tuple[Example, str]], model: Model) -> list[Answered]:
+    """The tokens of each text with an answer; blanks at the text's end go to the answer, what is too long loses its beginning.
+
+    Errors: BadInput, if a text has no tokens, an answer adds none, or is alone too long for the model.
+    """
+    tokenizer = _open(model)
+    limit, vocabulary = longest_text(model), vocabulary_size(model)
+    return [_answered(example, choice, tokenizer, limit, vocabulary) for example, choice in pairs]
+
+
+def _answered(example: Example, choice: str, tokenizer: Tokenizer, limit: int, vocabulary: int) -> Answered:
+    assert example.text is not None
+    text = example.text.rstrip()
+    whole = _opening_tokens(example, example.text + choice, tokenizer, vocabulary)
+    context = len(_opening_tokens(example, text, tokenizer, vocabulary))
+    answer = len(whole) - context
+    if not context or answer < 1 or answer >= limit:
+        raise example.place.refusal(
+            "an answer cannot be scored",
+            why=f"the text has {context} tokens and the choice {choice!r:.40} adds {answer}, and the model takes {limit}",
+            do="Give every question a text, and answers that fit.",
+        )
+    kept = whole[-limit:]
+    return Answered(ids=kept, context=len(kept) - answer, is_cut=len(kept) < len(whole))
+
+
+def _opening_tokens(example: Example, text: str, tokenizer: Tokenizer, vocabulary: int) -> NDArray[np.int64]:
+    """The text's tokens without those that a tokenizer puts behind a whole text."""
+    encoding = _attempt(f"fails on {example.place} of the data set", lambda: tokenizer.encode(text))
+    last = len(encoding.ids)
+    while last > 1 and encoding.special_tokens_mask[last - 1]:
+        last -= 1
+    return _checked(np.array(encoding.ids[:last], np.int64), example, vocabulary)
+
+
 def longest_text(model: Model) -> int:
     """In tokens: as far as the model's positions reach, and no further than MAX_TOKENS."""
     limits = [MAX_TOKENS]
@@ -83,14 +128,18 @@ def _open(model: Model) -> Tokenizer:
 
 def _tokens(example: Example, tokenizer: Tokenizer, limit: int, vocabulary: int) -> Tokens:
     encoding = _attempt(f"fails on {example.place} of the data set", lambda: tokenizer.encode(example.text))
-    ids = np.array(encoding.ids[:limit], np.int64)
+    ids = _checked(np.array(encoding.ids[:limit], np.int64), example, vocabulary)
+    return Tokens(ids=ids, is_cut=bool(encoding.overflowing) or len(encoding.ids) > limit)
+
+
+def _checked(ids: NDArray[np.int64], example: Example, vocabulary: int) -> NDArray[np.int64]:
     if ids.size and ids.max() >= vocabulary:
         raise example.place.refusal(
             "the tokenizer does not fit the model",
             why=f"it gives token {ids.max()}, and the model's vocab_size is {vocabulary}",
             do=f"Put the model's own {FILE} next to it.",
         )
-    return Tokens(ids=ids, is_cut=bool(encoding.overflowing) or len(encoding.ids) > limit)
+    return ids
 
 
 def _attempt(what: str, call: Callable[[], _Result]) -> _Result:

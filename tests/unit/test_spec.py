@@ -63,7 +63,7 @@ def test_a_store_may_name_its_endpoint(fleet_text):
         ("amount: 0.5", "amount: half", "half,", ["valid number", "half"]),
         ("amount: 0.5", "amuont: 0.5", "amuont", ["unknown key 'amuont'", "did you mean 'amount'"]),
         ("units: 2", "unit: 2", "unit: 2", ["unknown key 'unit'", "did you mean 'units'"]),
-        ("kind: text", "kind: txt", "txt", ["datasets.manual.kind", "'text' or 'arrays'"]),
+        ("kind: text", "kind: txt", "txt", ["datasets.manual.kind", "'text', 'arrays' or 'choices'"]),
         ("kind: directory, path: ./zoo", "kind: folder, path: ./zoo", "folder", ["registries.zoo.kind", "directory"]),
         ("cpus: 2", "cpu: 2", "cpu: 2", ["unknown key 'cpu'", "did you mean 'cpus'"]),
         ("cpus: 2", "cpus: 0", "cpus: 0", ["a pool needs cpus or gpus"]),
@@ -285,6 +285,20 @@ def test_latency_is_asked_for_with_a_word_or_in_detail(fleet_text, how, asked):
 def test_a_mistake_in_latency_is_told_with_its_place(fleet_text, how, words):
     text = fleet_text.replace("metric: perplexity}", f"metric: perplexity, latency: {how}}}", 1)
     assert any(all(word in line for word in words) for line in errors_of(text)), errors_of(text)
+
+
+def test_questions_with_choices_are_for_evaluation_alone(fleet_text, make_fleet):
+    text = fleet_text.replace("kind: text", "kind: choices", 1)
+    problems = errors_of(text)
+    assert problems
+    assert all("questions with choices are for evaluate; calibrate on texts" in line for line in problems)
+    assert {line.split(": ")[1].rsplit(".", 2)[1] for line in problems} == {"sensitivity"}
+    fine = fleet_text.replace("datasets:", "datasets:\n  quiz: {kind: choices, path: quiz.jsonl}", 1)
+    asked = fine.replace(
+        "evaluate: {dataset: manual, split: test, metric: perplexity",
+        "evaluate: {dataset: quiz, metric: accuracy",
+    )
+    assert make_fleet(text=asked).datasets["quiz"].kind == "choices"
 
 
 def test_n_of_m_is_text_and_no_number_of_minutes(fleet_text, make_fleet):

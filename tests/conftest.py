@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from cases.order import SLOWEST
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -123,30 +124,6 @@ def tiny_model() -> Callable[..., Path]:
 def tiny_data() -> Callable[..., dict[str, Path]]:
     """The function `make_tiny_data`."""
     return make_tiny_data
-
-
-# Whoever has most to do begins: with whole files shared out among workers, one of these at the end would run alone.
-SLOWEST = (
-    "test_demo.py",
-    "test_one_night.py",
-    "test_ray_chaos.py",
-    "test_two_clusters.py",
-    "test_cutting.py",
-    "test_folding_crashes.py",
-    "test_folding.py",
-    "test_faulty_s3.py",
-    "test_registries_in_and_out.py",
-    "test_every_registry.py",
-    "test_simulated_nights.py",
-    "test_sensitivity_exact.py",
-    "test_night_on_s3.py",
-    "test_ray_cluster.py",
-    "test_every_effect.py",
-    "test_object_store.py",
-    "test_folding_processes.py",
-    "test_python_api.py",
-    "test_zoo.py",
-)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -69,7 +69,7 @@ def test_processes_that_fold_at_once_fold_each_unit_once(
     any_store: Any, commit_units: CommitUnits, start_folder: Any
 ) -> None:
     commit_units(any_store, range(8))
-    folders = [start_folder(times=2) for _ in range(4)]
+    folders = [start_folder(times=2) for _ in range(3)]
     for folder in folders:
         go(folder)
     commit_units(any_store, range(8, 12))

@@ -1,4 +1,4 @@
-"""Every test says by itself, or by a function of the tests that it calls, what must hold."""
+"""The tests themselves: each says by itself, or by a function of the tests that it calls, what must hold; files have names of their own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from cases.order import SLOWEST
 
 TESTS = Path(__file__).parents[1]
 FILES = sorted(TESTS.rglob("test_*.py"))
@@ -52,3 +53,9 @@ def test_every_test_asserts_something(path):
         and not any(asserts(known[other]) for other in called(function) if other in known)
     ]
     assert silent == []
+
+
+def test_the_files_that_begin_first_are_there_and_no_two_have_one_name():
+    names = [path.name for path in FILES]
+    assert set(SLOWEST) <= set(names)
+    assert sorted(names) == sorted(set(names))

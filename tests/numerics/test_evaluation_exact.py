@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from orchestrator.schemas import result_table, rows_of
 from tasks import batches as batching
-from tasks import evaluation
+from tasks import evaluation, tokenlosses
 from tasks.architectures import ARCHITECTURES
 from tasks.batches import batches
 from tasks.contract import BadInput, Dataset, Work
@@ -168,7 +168,7 @@ def test_the_logits_of_long_texts_are_scored_piece_by_piece_with_the_same_result
     work = evaluate("LlamaForCausalLM")
     whole = outcomes(work)
     for rows_at_a_time in (1, 7, 100):
-        monkeypatch.setattr(evaluation, "_LOGIT_ROWS", rows_at_a_time)
+        monkeypatch.setattr(tokenlosses, "_LOGIT_ROWS", rows_at_a_time)
         for one, other in zip(whole, outcomes(work), strict=True):
             assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
 

@@ -60,7 +60,7 @@ class Differences:
         """`2 worse, 1 new, 54 as before.`"""
         told = [f"{len(self.of(turn)):,} {turn.value}" for turn in Turn if self.of(turn)]
         if not told:
-            return f"Nothing changed: all {self.same:,} stand as before."
+            return f"Nothing changed: {self.same:,} as before."
         return ", ".join([*told, f"{self.same:,} as before"]) + "."
 
 

@@ -19,7 +19,7 @@ from orchestrator.registryspec import (
     RegistrySpec,
     S3RegistrySpec,
 )
-from orchestrator.wording import plain
+from orchestrator.wording import count, plain
 
 _TEXT = """\
 # yaml-language-server: $schema=./fleet.schema.json      (`prunefleet schema > fleet.schema.json`)
@@ -39,10 +39,10 @@ recipes:
     match: {{registry: models}}
     prune: {{criterion: magnitude, amount: 0.5}}
 #  measured-half:                    # with data: measure each layer, spread the budget, and refuse what got worse
-#    match: {{registry: models, architecture: "*ForCausalLM"}}
+#    match: {{registry: models, architecture: "{architecture}"}}
 #    sensitivity: {{dataset: manual, split: calibration}}
 #    prune: {{criterion: wanda, amount: 0.5, allocation: sensitivity}}
-#    evaluate: {{dataset: manual, split: test, metric: perplexity}}
+#    evaluate: {{dataset: manual, split: test, metric: {metric}}}
 #    gates: {{max_drop: 0.10, max_slice_drop: 0.20}}
 
 pools:
@@ -92,14 +92,28 @@ def starter_fleet(place: str, to: Path) -> str:
         broken = f"; {len(versions)} are broken, the first: {versions[0].problem}" if versions else ""
         raise UsageError(f"{plain(place)} holds no sound model version in Hugging Face layout{broken}")
     kinds = Counter(version.architecture for version in sound)
-    lines = "".join(f"  #   {count} of {plain(kind, 80)}\n" for kind, count in sorted(kinds.items()))
+    lines = "".join(f"  #   {number} of {plain(kind, 80)}\n" for kind, number in sorted(kinds.items()))
     more = " at least" if len(versions) == MOST_LOOKED_AT else ""
+    architecture, metric = _measurable(kinds)
     return _TEXT.format(
+        architecture=architecture,
+        metric=metric,
         name=_name_of(place),
         registry=_written(spec, to),
-        found=f"  #{more} {len(sound)} model versions were found:\n{lines}".rstrip(),
+        found=f"  #{more} {count(len(sound), 'model version')} found:\n{lines}".rstrip(),
         cpus=os.cpu_count() or 1,
     )
+
+
+def _measurable(kinds: Counter[str]) -> tuple[str, str]:
+    """An architecture that is there, the most frequent language model's if there is one, and the metric that suits it."""
+    language = [kind for kind, _ in kinds.most_common() if kind.endswith(("ForCausalLM", "LMHeadModel"))]
+    if language:
+        return (
+            "*ForCausalLM" if language[0].endswith("ForCausalLM") else plain(language[0], 80)
+        ), "perplexity"
+    kind = kinds.most_common(1)[0][0]
+    return plain(kind, 80), "accuracy" if kind.endswith("Classification") else "loss"
 
 
 def _without_secrets(place: str) -> str:

@@ -93,14 +93,14 @@ def _show_differences(seen: Survey) -> None:
 
 def _summary(seen: Survey) -> str:
     from orchestrator import planview
-    from orchestrator.wording import duration, size
+    from orchestrator.wording import count, duration, size
 
     told = planview.summary(seen.plan, seen.placement, seen.pools)
     if not told["to_do"]:
         return f"nothing to do: {told['done']} of {told['wanted']} units are done"
     dollars = told["predicted_cost_dollars"]
     return (
-        f"{told['to_do']} units to do, {told['done']} cached, {told['impossible']} impossible; "
+        f"{count(told['to_do'], 'unit')} to do, {told['done']} cached, {told['impossible']} impossible; "
         f"about {duration(told['predicted_work_seconds'])} of work, "
         f"at least {duration(told['lower_bound_seconds'])} on these pools, "
         f"up to {size(told['peak_memory_bytes'])} of memory a shard"

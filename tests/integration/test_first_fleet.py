@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
@@ -47,7 +48,7 @@ def test_a_directory_named_from_the_fleet_file_on(tmp_path, monkeypatch):
     text, fleet = written("lots of models", tmp_path / "fleets")
     assert yaml.safe_load(text)["registries"]["models"] == {"kind": "directory", "path": "../lots of models"}
     assert fleet.name == "lots-of-models"
-    assert "1 model versions were found" in text
+    assert "1 model version found" in text
 
 
 def test_the_plan_of_a_first_fleet_has_work_and_nothing_impossible(tmp_path, tiny_model):
@@ -56,6 +57,23 @@ def test_the_plan_of_a_first_fleet_has_work_and_nothing_impossible(tmp_path, tin
     planned = survey(*read_fleet(tmp_path / "fleet.yaml"), 0.0)
     assert len(planned.plan.todo) == 1
     assert planned.plan.impossible == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "matched", "metric"),
+    [
+        ("LlamaForCausalLM", "*ForCausalLM", "perplexity"),
+        ("GPT2LMHeadModel", "GPT2LMHeadModel", "perplexity"),
+        ("MLPForClassification", "MLPForClassification", "accuracy"),
+    ],
+)
+def test_what_is_commented_out_suits_the_models_that_are_there(tmp_path, tiny_model, kind, matched, metric):
+    tiny_model(tmp_path / "models" / "one" / "1", kind, seed=1)
+    text, _ = written(str(tmp_path / "models"), tmp_path)
+    meant = re.sub(r"(?m)^#(?=  (  )?[a-z-]+:)|^# (?=datasets:|  manual:)", "", text)
+    recipe = load_fleet(meant, "fleet.yaml", PurePosixPath(tmp_path)).recipes["measured-half"]
+    assert recipe.match.architecture == matched
+    assert recipe.evaluate.metric == metric
 
 
 def test_a_hugging_face_cache_is_known_by_its_layout(tmp_path):
@@ -107,7 +125,7 @@ def test_the_repositories_of_a_hub_by_the_command(tmp_path, hub):
     }
     every = init("hf://owner", "every.yaml")
     assert yaml.safe_load(every)["registries"]["models"] == {"kind": "huggingface", "owner": "owner"}
-    assert "2 model versions were found" in every
+    assert "2 model versions found" in every
     assert load_fleet(every, "every.yaml", PurePosixPath(tmp_path)).name == "owner"
 
 

@@ -37,7 +37,7 @@ def test_a_run_like_the_last_one_has_no_differences():
     cases = [case(), case(recipe="other")]
     found = compared(cases, cases)
     assert (found.items, found.same) == ((), 2)
-    assert found.sentence == "Nothing changed: all 2 stand as before."
+    assert found.sentence == "Nothing changed: 2 as before."
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from urllib.request import urlopen
 
 from markupsafe import Markup
 
-from orchestrator.svg import Box, Scale, element, fit, line, scale_of, text, text_width
+from orchestrator.reports.svg import Box, Scale, element, fit, line, scale_of, text, text_width
 from orchestrator.wording import duration, number, percent, plain, size
 
 HERE = Path(__file__).parent

@@ -121,7 +121,7 @@ def outputs() -> str:
 
 def metrics() -> str:
     """Every metric with its type, labels and meaning, from the table that they are made of."""
-    from orchestrator.metrics import FLEET, RUN
+    from orchestrator.watching.metrics import FLEET, RUN
 
     lines = [
         "# Metrics",

@@ -21,9 +21,9 @@ from orchestrator.survey import Survey, read_fleet, survey
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from orchestrator.collection import Marked, Swept
+    from orchestrator.care.collection import Marked, Swept
+    from orchestrator.care.damages import Verification
     from orchestrator.controller import Signals, Watcher
-    from orchestrator.damages import Verification
     from orchestrator.execution import RunSummary
     from orchestrator.explaining import Explanation
     from orchestrator.ports import ObjectStore
@@ -81,7 +81,7 @@ class OpenFleet:
         from orchestrator.backends.opening import choose_backend
         from orchestrator.controller import Signals
         from orchestrator.execution import RunOptions, execute
-        from orchestrator.window import first_stop, parse_window
+        from orchestrator.schedule.window import first_stop, parse_window
 
         hours = parse_window(window, None) if window is not None else None
         connect = choose_backend(backend, address)
@@ -95,14 +95,14 @@ class OpenFleet:
 
     def query(self, sql: str) -> pa.Table:
         """The answer to one SELECT over the tables; `.to_pandas()`, or `polars.from_arrow`. Errors: QueryError."""
-        from orchestrator.querying import query
+        from orchestrator.tables.querying import query
 
         return query(self.store, sql)
 
     def table(self, name: str) -> pa.Table:
         """A whole table: units, sensitivity, layers, artifacts, evaluations, verdicts, … Errors: QueryError, with those there are."""
         from orchestrator.errors import QueryError
-        from orchestrator.querying import TABLES
+        from orchestrator.tables.querying import TABLES
 
         if name not in TABLES:
             raise QueryError(f"there is no table {name!r}; known: {', '.join(TABLES)}")
@@ -111,9 +111,9 @@ class OpenFleet:
     def explain(self, asked: str, planned: Survey | None = None) -> tuple[Explanation, ...]:
         """Why units are as they are: those that a unit key, its beginning, or a model's name means. Errors: UsageError."""
         from orchestrator.explaining import explain, find_units
-        from orchestrator.folding import fold
-        from orchestrator.records import read_records
-        from orchestrator.reporting import table_rows
+        from orchestrator.reports.reporting import table_rows
+        from orchestrator.tables.folding import fold
+        from orchestrator.tables.records import read_records
 
         seen = planned or self.plan()
         keys = find_units(seen.plan, asked)
@@ -162,29 +162,29 @@ class OpenFleet:
 
     def doctor(self, *, address: str | None = None, thorough: bool = False) -> tuple[Check, ...]:
         """What store, registries, data, libraries and a cluster really do."""
-        from orchestrator.doctor import examine
+        from orchestrator.care.doctor import examine
         from orchestrator.probes.ground import THOROUGH, Effort
 
         return tuple(examine(self.spec, THOROUGH if thorough else Effort(), address))
 
     def verify(self) -> Verification:
         """Every digest in the store and every published version, checked again."""
-        from orchestrator.verification import verify
+        from orchestrator.care.verification import verify
 
         return verify(self.store, self.spec)
 
     def garbage(self, *, older_than: float = 7 * DAY, runs_older_than: float | None = None) -> Marked:
         """What nothing points to any more, and is older than so many seconds. Nothing is removed."""
-        from orchestrator.collection import mark
-        from orchestrator.garbage import Limits
+        from orchestrator.care.collection import mark
+        from orchestrator.care.garbage import Limits
 
         limits = Limits(at=time.time(), older_than=older_than, runs_older_than=runs_older_than)
         return mark(self.store, self.spec, limits)
 
     def collect(self, *, older_than: float = 7 * DAY, runs_older_than: float | None = None) -> Swept:
         """Removes what `garbage` names; what came into use meanwhile is spared. Errors: those of the store."""
-        from orchestrator.collection import mark, sweep_away, sweeping
-        from orchestrator.garbage import Limits
+        from orchestrator.care.collection import mark, sweep_away, sweeping
+        from orchestrator.care.garbage import Limits
 
         with sweeping(self.store) as sweep:
             limits = Limits(at=sweep.at, older_than=older_than, runs_older_than=runs_older_than)

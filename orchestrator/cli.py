@@ -214,7 +214,7 @@ def query(
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """Ask the results in SQL (DuckDB); `SHOW TABLES` lists what there is."""
-    from orchestrator.querying import query as ask
+    from orchestrator.tables.querying import query as ask
 
     table = ask(open_store(store), sql)
     if as_json:

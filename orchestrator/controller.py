@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from orchestrator import quarantine
-from orchestrator.costs import Costs
+from orchestrator.clusters.sharing import Share
 from orchestrator.credentials import masked
 from orchestrator.domain import Failure, FailureClass, Plan, Pool, Shard, Unit, UnitStatus
 from orchestrator.errors import StoreError, Unreachable
 from orchestrator.ports import Assignment, AttemptEnded, Backend, Clock, ObjectStore
-from orchestrator.scheduling import (
+from orchestrator.schedule.costs import Costs
+from orchestrator.schedule.scheduling import (
     Cancel,
     Order,
     Progress,
@@ -28,9 +29,8 @@ from orchestrator.scheduling import (
     next_wake,
     observe,
 )
-from orchestrator.sharing import Share
+from orchestrator.schedule.window import StopAt
 from orchestrator.underway import Journal
-from orchestrator.window import StopAt
 
 SHORTEST_WAIT_SECONDS = 0.01
 LONGEST_WAIT_SECONDS = 1.0  # so that a signal or a new node is noticed soon

@@ -10,23 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator import lastrun, runs, underway
+from orchestrator import runs, underway
+from orchestrator.clusters.runboard import read_object
+from orchestrator.clusters.sharing import Share
 from orchestrator.controller import Controller, Signals, SystemClock, Watcher
 from orchestrator.credentials import masked
 from orchestrator.datafiles import share_data
 from orchestrator.domain import FailureClass, Judgement, Plan, Pool, Shard, TaskName, Unit, UnitStatus
-from orchestrator.gains import Gains
 from orchestrator.lastword import last_word
 from orchestrator.plandiff import chain_rows
 from orchestrator.ports import AttemptEnded, Connect
-from orchestrator.publication import Published, publish_passed
-from orchestrator.reportdata import ReportData
-from orchestrator.runboard import read_object
-from orchestrator.scheduling import Progress, Start, UnitState
-from orchestrator.sharing import Share
-from orchestrator.signing import check_key
+from orchestrator.promotion.publication import Published, publish_passed
+from orchestrator.promotion.signing import check_key
+from orchestrator.reports import lastrun
+from orchestrator.reports.data import ReportData
+from orchestrator.reports.gains import Gains
+from orchestrator.schedule.scheduling import Progress, Start, UnitState
+from orchestrator.schedule.window import StopAt
 from orchestrator.survey import Survey, write_costs
-from orchestrator.window import StopAt
 from orchestrator.worker import ShardOrder, run_shard
 
 STATUS_EVERY_SECONDS = 5.0
@@ -271,8 +272,8 @@ def _close_run(
     signals: Signals,
     at: float,
 ) -> RunSummary:
-    from orchestrator.folding import fold
-    from orchestrator.reporting import gains_of, verdicts_of, write_report
+    from orchestrator.reports.reporting import gains_of, verdicts_of, write_report
+    from orchestrator.tables.folding import fold
 
     fold(survey.store)
     verdicts = verdicts_of(survey.store, survey.plan, _judged(survey.plan, progress))

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.costs import Costs
 from orchestrator.domain import Plan, Pool, Unit
 from orchestrator.errors import UsageError
-from orchestrator.placement import Placement
 from orchestrator.planning import VERSIONS, dependents
 from orchestrator.planview import state_of, unit_row
+from orchestrator.schedule.costs import Costs
+from orchestrator.schedule.placement import Placement
 
 SHORTEST_PREFIX = 4
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from orchestrator import heartbeat, leases, runs
+from orchestrator import leases, runs
+from orchestrator.clusters.runboard import Board
 from orchestrator.controller import Signals
 from orchestrator.errors import NotSupported
+from orchestrator.nights import heartbeat
 from orchestrator.ports import Clock
-from orchestrator.runboard import Board
 
 LOOK_AGAIN_SECONDS = 1.0
 

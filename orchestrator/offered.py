@@ -9,7 +9,7 @@ CRITERIA = "prunefleet.criteria"
 OWN_CRITERIA = (
     "magnitude", "wanda", "activation", "variance", "taylor", "fisher", "sparsegpt", "random", "loss",
 )  # fmt: skip
-"""Those of `tasks.criteria`, which loads torch, and the one that measures cuts."""
+"""Those of `tasks.masks.criteria`, which loads torch, and the one that measures cuts."""
 
 
 def checked(name: str, known: Sequence[str], group: str) -> str:

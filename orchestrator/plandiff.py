@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.domain import Chain, Plan, TaskName
 from orchestrator.identity import digest
-from orchestrator.reportdata import Row
+from orchestrator.reports.data import Row
 from orchestrator.wording import count
 
 COLUMNS = ("registry", "model", "version", "digest", "recipe", "tasks")

@@ -10,10 +10,10 @@ from math import ceil
 from typing import Any
 
 from orchestrator.domain import Catalog, Chain, DataRef, Impossible, ModelVersion, Plan, Step, TaskName, Unit
+from orchestrator.gate.looks import looks_at
 from orchestrator.identity import digest
-from orchestrator.looks import looks_at
-from orchestrator.prunespec import PruneSpec
 from orchestrator.spec import DatasetSpec, Fleet, LatencySpec, Match, RecipeSpec
+from orchestrator.specs.prune import PruneSpec
 from tasks.contract import TASK_VERSIONS
 
 VERSIONS: Mapping[str, int] = {**TASK_VERSIONS, "judge": 3}

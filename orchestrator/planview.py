@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.costs import Costs, money
 from orchestrator.domain import Plan, Pool, TaskName
-from orchestrator.gains import expectation
-from orchestrator.placement import Placement
+from orchestrator.reports.gains import expectation
+from orchestrator.schedule.costs import Costs, money
+from orchestrator.schedule.placement import Placement
 
 TASKS = tuple(TaskName)
 

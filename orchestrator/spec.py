@@ -16,23 +16,23 @@ from pydantic import (
     model_validator,
 )
 
-from orchestrator import yamltext
-from orchestrator.clusterspec import ClusterSpec
 from orchestrator.errors import SpecError
-from orchestrator.nightspec import NotifySpec, ScheduleSpec
-from orchestrator.own_metrics import KNOWN, known_metric
-from orchestrator.promotionspec import PromotionSpec, SignerSpec
-from orchestrator.prunespec import BudgetSpec, CutSpec, DistillSpec, PruneSpec, QualitySpec, RecoverSpec
+from orchestrator.gate.own_metrics import KNOWN, known_metric
 from orchestrator.redaction import redacted
-from orchestrator.registryspec import (
+from orchestrator.specs import yamltext
+from orchestrator.specs.clusters import ClusterSpec
+from orchestrator.specs.nights import NotifySpec, ScheduleSpec
+from orchestrator.specs.parts import Fraction, Name, Part, Positive, Size, with_defaults
+from orchestrator.specs.promotion import PromotionSpec, SignerSpec
+from orchestrator.specs.prune import BudgetSpec, CutSpec, DistillSpec, PruneSpec, QualitySpec, RecoverSpec
+from orchestrator.specs.registries import (
     SPECS,
     DirectoryRegistrySpec,
     HuggingFaceRegistrySpec,
     RegistrySpec,
     Select,
 )
-from orchestrator.specparts import Fraction, Name, Part, Positive, Size, with_defaults
-from orchestrator.teamspec import Spend, TeamSpec
+from orchestrator.specs.teams import Spend, TeamSpec
 
 SCHEMA_FILE = "fleet.schema.json"
 

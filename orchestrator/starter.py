@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from orchestrator.errors import UsageError
 from orchestrator.registries.opening import open_registry
-from orchestrator.registryspec import (
+from orchestrator.specs.registries import (
     DirectoryRegistrySpec,
     HuggingFaceRegistrySpec,
     MlflowRegistrySpec,

@@ -7,18 +7,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from orchestrator import fairness, quarantine, tonight, underway
-from orchestrator.costs import Costs
+from orchestrator import quarantine, underway
 from orchestrator.datafiles import find_data
 from orchestrator.domain import Catalog, Plan, Pool
 from orchestrator.errors import NotFound, SpecError
-from orchestrator.placement import Placement, place, pools_of
 from orchestrator.planning import build_plan
 from orchestrator.ports import ObjectStore
 from orchestrator.scanning import scan
+from orchestrator.schedule import fairness, tonight
+from orchestrator.schedule.costs import Costs
+from orchestrator.schedule.placement import Placement, place, pools_of
+from orchestrator.schedule.tonight import Tonight
 from orchestrator.spec import Fleet, load_fleet
 from orchestrator.stores.opening import open_store
-from orchestrator.tonight import Tonight
 from orchestrator.wording import count
 
 COSTS_KEY = "catalog/costs.json"
@@ -58,7 +59,7 @@ def survey(
     fleet: Fleet, fleet_text: str, at: float, *, retry_quarantined: bool = False, own_run: str = ""
 ) -> Survey:
     """Scans, lists what is done, and plans; what runs in `own_run` is no suspect. Errors: StoreError, RegistryError, Unreachable, NotPermitted."""
-    from orchestrator.listing import completed
+    from orchestrator.tables.listing import completed
 
     store = open_store(fleet.store)
     scanned = scan(fleet, store, at)

@@ -12,7 +12,7 @@ from rich.progress import Progress as RichProgress
 
 from orchestrator.domain import Plan, Shard
 from orchestrator.ports import AttemptEnded
-from orchestrator.scheduling import Progress, Start, UnitState
+from orchestrator.schedule.scheduling import Progress, Start, UnitState
 from orchestrator.wording import duration, plain
 
 LINE_EVERY_SECONDS = 15.0

@@ -14,9 +14,9 @@ from functools import partial
 
 from orchestrator.errors import NotFound, StoreError, Unreachable
 from orchestrator.inflight import mapped
-from orchestrator.listing import THREADS
 from orchestrator.ports import ObjectStore
-from orchestrator.scheduling import Start
+from orchestrator.schedule.scheduling import Start
+from orchestrator.tables.listing import THREADS
 
 PREFIX = "underway/"
 FORGOTTEN_SECONDS = 30 * 86_400.0

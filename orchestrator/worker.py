@@ -30,12 +30,12 @@ from orchestrator.domain import (
     UnitReport,
     UnitStatus,
 )
-from orchestrator.listing import result_key
 from orchestrator.planning import VERSIONS
 from orchestrator.ports import ObjectStore
-from orchestrator.registryspec import RegistrySpec
 from orchestrator.scratch import scratch_directory
 from orchestrator.spec import StoreSpec
+from orchestrator.specs.registries import RegistrySpec
+from orchestrator.tables.listing import result_key
 from tasks.contract import BadInput, Dataset, Finding, Product, Work
 
 Tables = dict[str, list[Any]]
@@ -134,7 +134,7 @@ def look(place: Place, unit: Unit) -> UnitReport | None:
 
 def finish(place: Place, unit: Unit, started: float, compute: Compute) -> UnitReport:
     """Computes the unit and commits its result, the artifact first; `compute` is the task itself, or a stand-in for it."""
-    from orchestrator import results
+    from orchestrator.tables import results
 
     with _measured() as used, _workspace(place, unit) as output:
         tables = _judge(place, unit) if unit.task is TaskName.JUDGE else _tables(place, unit, output, compute)
@@ -190,7 +190,8 @@ def _in_the_users_words(error: BadInput, place: Place, unit: Unit) -> BadInput:
 
 
 def _judge(place: Place, unit: Unit) -> Tables:
-    from orchestrator import judging, results
+    from orchestrator.gate import judging
+    from orchestrator.tables import results
 
     dense, pruned = (
         results.read(place.store, TaskName.EVALUATE, need).rows("outcomes") for need in unit.needs
@@ -200,7 +201,8 @@ def _judge(place: Place, unit: Unit) -> Tables:
 
 def _model(place: Place, unit: Unit) -> Path:
     """A local directory with the weights the unit is about: the registry's version, or the artifact of a prune unit."""
-    from orchestrator import artifacts, results
+    from orchestrator import artifacts
+    from orchestrator.tables import results
 
     if unit.task in (TaskName.EVALUATE, TaskName.LATENCY) and unit.needs:
         (row,) = results.read(place.store, TaskName.PRUNE, unit.needs[0]).rows("artifacts")
@@ -254,7 +256,7 @@ def _check_file(path: Path, data: DataRef) -> None:
 
 def _inputs(place: Place, unit: Unit) -> dict[str, list[Mapping[str, Any]]]:
     """Rows of the results that a prune unit reads; an evaluation reads an artifact instead."""
-    from orchestrator import results
+    from orchestrator.tables import results
 
     if unit.task is not TaskName.PRUNE:
         return {}

@@ -11,22 +11,22 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tasks.choosing import choose_cut, units_of
-from tasks.configs import ModelConfig, read_config
 from tasks.contract import Finding, Product, Work
-from tasks.cutrecipes import DEPTH, CutRecipe
-from tasks.cuts import Cut
-from tasks.data import read
-from tasks.depth import Stack, bypassed
-from tasks.fitting import fit
-from tasks.grids import Target, measured, model_with_loss
-from tasks.holding import holding
-from tasks.models import Model, outline
-from tasks.probing import SAME, answer_of, apart, in_float32, sound_answer
-from tasks.smaller import smaller_model, smaller_module
-from tasks.symmetry import Group
-from tasks.trials import part_of
-from tasks.worths import worths_of
+from tasks.cutting.choosing import choose_cut, units_of
+from tasks.cutting.cutrecipes import DEPTH, CutRecipe
+from tasks.cutting.cuts import Cut
+from tasks.cutting.depth import Stack, bypassed
+from tasks.cutting.probing import SAME, answer_of, apart, in_float32, sound_answer
+from tasks.cutting.smaller import smaller_model, smaller_module
+from tasks.cutting.symmetry import Group
+from tasks.cutting.worths import worths_of
+from tasks.examples.data import read
+from tasks.examples.fitting import fit
+from tasks.files.configs import ModelConfig, read_config
+from tasks.loading.models import Model, outline
+from tasks.replaying.grids import Target, measured, model_with_loss
+from tasks.replaying.trials import part_of
+from tasks.statistics.holding import holding
 
 Sizes = Mapping[str, Mapping[str, Any]]
 """By the name of a module, its attributes that are others in the smaller model, such as how many experts it has."""

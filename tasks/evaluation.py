@@ -10,16 +10,16 @@ from typing import Any, NoReturn
 import torch
 from torch.nn.functional import cross_entropy
 
-from tasks.batches import Batch, batches, logits_of
-from tasks.choices import run_choices
 from tasks.contract import BadInput, Dataset, Finding, Product, Row, Work
-from tasks.data import read
-from tasks.embeddings import cosine_distances
-from tasks.families import answer_of
-from tasks.fidelity import Shift, shifts
-from tasks.fitting import Item, fit
-from tasks.models import Model, load
-from tasks.tokenlosses import next_tokens, summed_losses
+from tasks.examples.batches import Batch, batches, logits_of
+from tasks.examples.data import read
+from tasks.examples.embeddings import cosine_distances
+from tasks.examples.fitting import Item, fit
+from tasks.loading.families import answer_of
+from tasks.loading.models import Model, load
+from tasks.measuring.choices import run_choices
+from tasks.measuring.fidelity import Shift, shifts
+from tasks.measuring.tokenlosses import next_tokens, summed_losses
 
 MAX_LISTED_LABELS = 64
 """With more labels than these, the probabilities are left out of the rows."""
@@ -44,9 +44,9 @@ def run(work: Work) -> Product:
     """One `outcomes` row for each example; a loss that is not finite is null, and said so.
 
     With the param `fidelity` no label is looked at, and where there is a dense model too (`work.dense`), each row says
-    how far the predictions are from that model's: `kl` and `flips` (see `tasks.fidelity`), or for a model without a head
-    `distance` (see `tasks.embeddings`). With the param `lengths` each
-    row of a text says how many tokens the model saw. Questions with several answers: see `tasks.choices`.
+    how far the predictions are from that model's: `kl` and `flips` (see `tasks.measuring.fidelity`), or for a model without a head
+    `distance` (see `tasks.examples.embeddings`). With the param `lengths` each
+    row of a text says how many tokens the model saw. Questions with several answers: see `tasks.measuring.choices`.
     Errors: BadInput, if the data set does not fit the model.
     """
     model = load(work.model, work.device)

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.batches import Batch, batch_tokens_for, batches, logits_of
 from tasks.contract import Dataset, Finding, Product, Row, Work
-from tasks.data import read
-from tasks.families import READS_TEXT
-from tasks.fitting import Fitted, Item, fit
-from tasks.models import Model, load
-from tasks.timing import Block, Speed, speed_of
-from tasks.tokenizing import longest_text
+from tasks.examples.batches import Batch, batch_tokens_for, batches, logits_of
+from tasks.examples.data import read
+from tasks.examples.fitting import Fitted, Item, fit
+from tasks.examples.tokenizing import longest_text
+from tasks.loading.families import READS_TEXT
+from tasks.loading.models import Model, load
+from tasks.measuring.timing import Block, Speed, speed_of
 
 WARM_UP = 3
 """Passes of either model before the clock counts."""

@@ -5,35 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tasks.accounts import findings_of, measure, write_mark
-from tasks.calibration import Statistics
-from tasks.changing import changes, masking
+from tasks.amounts.dividing import divide
+from tasks.amounts.promises import broken_promises, kept_promises, loss_over
 from tasks.contract import Finding, Product, Row, Work
-from tasks.coverage import expert_tokens, fitting
-from tasks.criteria import Criterion, criterion_named
-from tasks.data import read
-from tasks.dividing import divide
-from tasks.fitting import Fitted, fit
-from tasks.gathering import Gathered, gathered, statistics_for
-from tasks.models import Layer, Model, load, load_afresh, outline
-from tasks.patterns import block_of
-from tasks.promises import broken_promises, kept_promises, loss_over
-from tasks.ranking import ranked
-from tasks.recipes import Recipe, bad_recipe, read_recipe
-from tasks.recount import ArtifactWrong
-from tasks.recovery import Recovered, recover_
-from tasks.reopening import reopen, reopen_in_a_clean_process
-from tasks.rewriting import rewrite
-from tasks.selection import (
+from tasks.examples.data import read
+from tasks.examples.fitting import Fitted, fit
+from tasks.loading.models import Layer, Model, load, load_afresh, outline
+from tasks.loading.weights import open_checkpoint, write_like
+from tasks.masks.criteria import Criterion, criterion_named
+from tasks.masks.patterns import block_of
+from tasks.masks.selection import (
     Selection,
     in_stored_order,
     select_layers,
     stored_names,
     without_unreached,
 )
+from tasks.recipes import Recipe, bad_recipe, read_recipe
+from tasks.recovering.recovery import Recovered, recover_
+from tasks.statistics.calibration import Statistics
+from tasks.statistics.coverage import expert_tokens, fitting
+from tasks.statistics.gathering import Gathered, gathered, statistics_for
 from tasks.structuring import run_cut
-from tasks.sweeping import Outcome, findings_of_sweeps, hessians_as_stored, sweeping
-from tasks.weights import open_checkpoint, write_like
+from tasks.writing.accounts import findings_of, measure, write_mark
+from tasks.writing.changing import changes, masking
+from tasks.writing.ranking import ranked
+from tasks.writing.recount import ArtifactWrong
+from tasks.writing.reopening import reopen, reopen_in_a_clean_process
+from tasks.writing.rewriting import rewrite
+from tasks.writing.sweeping import Outcome, findings_of_sweeps, hessians_as_stored, sweeping
 
 
 def run(work: Work) -> Product:
@@ -42,7 +42,7 @@ def run(work: Work) -> Product:
     Table `layers`: `pruned_parameters` are the zeros of the written tensor, those that were zero before included;
     `reconstruction_error` is the sum of squared scores of what went over that of all: with wanda the diagonal
     approximation of ||(W - W') X||^2 / ||W X||^2, with magnitude the same for inputs of equal norm; with sparsegpt it is
-    that quotient itself; before recovery. Table `recoveries`: see `tasks.recovery`. Table `artifacts`: see `tasks.measures`
+    that quotient itself; before recovery. Table `recoveries`: see `tasks.recovering.recovery`. Table `artifacts`: see `tasks.measuring.measures`
     for what flops count; masks leave them as they are.
     """
     if "cut" in work.params:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.contract import BadInput
-from tasks.patterns import UNSTRUCTURED, kept_of_group
+from tasks.masks.patterns import UNSTRUCTURED, kept_of_group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +27,11 @@ class Recipe:
     """A layer that fewer calibration vectors reach is left alone."""
     skip: tuple[str, ...]
     budget: tuple[str, float] | None = None
-    """(kind, the share of the dense model that may remain); see `tasks.budgets`."""
+    """(kind, the share of the dense model that may remain); see `tasks.amounts.budgets`."""
     max_increase: float | None = None
     """Of the loss, relative to the dense one: what the allocation may be predicted to cost."""
     recover: Mapping[str, Any] = field(default_factory=dict)
-    """The steps of `tasks.recovery`, by name."""
+    """The steps of `tasks.recovering.recovery`, by name."""
 
     verify: str | None = None
     """`reload` or `process`: how the artifact is opened and run once it is written."""

@@ -8,19 +8,19 @@ from functools import partial
 from torch import nn
 
 from tasks.contract import Finding, Product, Work
-from tasks.coverage import expert_tokens, fitting
-from tasks.criteria import Criterion, criterion_named
 from tasks.cutsensitivity import run_cuts
-from tasks.data import read
-from tasks.fitting import Fitted, fit
-from tasks.gathering import Gathered, gathered, statistics_for
-from tasks.grids import Target, Trial, measured, model_with_loss
-from tasks.hessians import hessians
-from tasks.models import Layer, Model, weight_in
-from tasks.patterns import kept_of_group
+from tasks.examples.data import read
+from tasks.examples.fitting import Fitted, fit
+from tasks.loading.models import Layer, Model, weight_in
+from tasks.masks.criteria import Criterion, criterion_named
+from tasks.masks.patterns import kept_of_group
+from tasks.masks.selection import select_layers
 from tasks.recipes import bad_recipe
-from tasks.selection import select_layers
-from tasks.trials import Trials, part_of, replaced
+from tasks.replaying.grids import Target, Trial, measured, model_with_loss
+from tasks.replaying.trials import Trials, part_of, replaced
+from tasks.statistics.coverage import expert_tokens, fitting
+from tasks.statistics.gathering import Gathered, gathered, statistics_for
+from tasks.statistics.hessians import hessians
 
 
 def run(work: Work) -> Product:

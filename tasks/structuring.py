@@ -10,30 +10,30 @@ from typing import Any, NoReturn
 
 import torch
 
-from tasks.accounts import write_mark
-from tasks.axes import shapes_of, with_changes
-from tasks.choosing import choose_cut, units_of
-from tasks.configs import CONFIG, MAX_CONFIG_BYTES, ModelConfig, read_config
 from tasks.contract import BadInput, Finding, Product, Row, Work
-from tasks.cutrecipes import DEPTH, CutRecipe, read_cut
-from tasks.cuts import Cut
-from tasks.cuttiming import columns_of, search
-from tasks.data import read
-from tasks.depth import bypassed
-from tasks.fitting import fit
-from tasks.headers import open_regular
-from tasks.holding import holding
-from tasks.measures import dense_flops, parameter_names
-from tasks.models import Model, load, load_afresh, outline, prunable_layers
-from tasks.probing import SAME, answer_of, apart, in_float32, sound_answer
-from tasks.recount import ArtifactWrong, count_nonzero
-from tasks.recovery import Recovered, recover_
-from tasks.reopening import reopen_in_a_clean_process
-from tasks.resizing import Stored, write_anew
-from tasks.rewriting import rewrite
-from tasks.smaller import smaller_module
-from tasks.strictjson import parse_object
-from tasks.worths import calibration_of, worths_of
+from tasks.cutting.axes import shapes_of, with_changes
+from tasks.cutting.choosing import choose_cut, units_of
+from tasks.cutting.cutrecipes import DEPTH, CutRecipe, read_cut
+from tasks.cutting.cuts import Cut
+from tasks.cutting.cuttiming import columns_of, search
+from tasks.cutting.depth import bypassed
+from tasks.cutting.probing import SAME, answer_of, apart, in_float32, sound_answer
+from tasks.cutting.resizing import Stored, write_anew
+from tasks.cutting.smaller import smaller_module
+from tasks.cutting.worths import calibration_of, worths_of
+from tasks.examples.data import read
+from tasks.examples.fitting import fit
+from tasks.files.configs import CONFIG, MAX_CONFIG_BYTES, ModelConfig, read_config
+from tasks.files.headers import open_regular
+from tasks.files.strictjson import parse_object
+from tasks.loading.models import Model, load, load_afresh, outline, prunable_layers
+from tasks.measuring.measures import dense_flops, parameter_names
+from tasks.recovering.recovery import Recovered, recover_
+from tasks.statistics.holding import holding
+from tasks.writing.accounts import write_mark
+from tasks.writing.recount import ArtifactWrong, count_nonzero
+from tasks.writing.reopening import reopen_in_a_clean_process
+from tasks.writing.rewriting import rewrite
 
 
 def run_cut(work: Work) -> Product:

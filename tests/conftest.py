@@ -312,7 +312,7 @@ def _byte_letters() -> dict[str, int]:
 
 
 def _build_own(architecture: str, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    from tasks.architectures import ARCHITECTURES
+    from tasks.loading.architectures import ARCHITECTURES
 
     return ARCHITECTURES[architecture].build(settings).eval(), dict(settings)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.decision import BLOCK, PASS, decide
-from orchestrator.inference import Asked, of_answers
-from orchestrator.statistics import drop_bounds, mcnemar_p
+from orchestrator.gate.decision import BLOCK, PASS, decide
+from orchestrator.gate.inference import Asked, of_answers
+from orchestrator.gate.statistics import drop_bounds, mcnemar_p
 
 ALPHA = 0.05
 FLIPS = 0.03

@@ -34,10 +34,10 @@ from safetensors import SafetensorError, deserialize
 
 from orchestrator.domain import ModelVersion
 from orchestrator.registries.directory import DirectoryRegistry
-from tasks.configs import read_config
 from tasks.contract import BadInput
-from tasks.headers import check_header, read_header
-from tasks.layouts import INDEX, SINGLE, Layout, check_index, read_layout
+from tasks.files.configs import read_config
+from tasks.files.headers import check_header, read_header
+from tasks.files.layouts import INDEX, SINGLE, Layout, check_index, read_layout
 
 MEMORY = 512 << 20
 

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from tokenizing import byte_tokenizer, save_tokenizer, word_tokenizer
 from torch import Tensor, nn
 
-from tasks.architectures import MLPForClassification
+from tasks.loading.architectures import MLPForClassification
 
 Batch = Mapping[str, Tensor]
 Score = Mapping[str, Any]

@@ -1,0 +1,1 @@
+"""Effects. What runs attempts: Ray, or child processes of this machine."""

@@ -17,8 +17,8 @@ from orchestrator.ports import Assignment, AttemptEnded
 
 PRELOAD = [
     "orchestrator.worker",
-    "orchestrator.results",
-    "orchestrator.judging",
+    "orchestrator.tables.results",
+    "orchestrator.gate.judging",
     "orchestrator.node_cache",
     "orchestrator.artifacts",
     "orchestrator.registries.opening",

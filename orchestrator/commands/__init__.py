@@ -1,0 +1,1 @@
+"""Effects. The verbs of the command line."""

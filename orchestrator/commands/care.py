@@ -25,9 +25,9 @@ from orchestrator.commands.console import (
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.collection import Marked
-    from orchestrator.damages import Verification
-    from orchestrator.garbage import Doomed
+    from orchestrator.care.collection import Marked
+    from orchestrator.care.damages import Verification
+    from orchestrator.care.garbage import Doomed
     from orchestrator.probes.checks import Check
     from orchestrator.spec import Fleet
 
@@ -55,7 +55,7 @@ def doctor(
     The store is tried with real concurrency below doctor/, and all of it is removed. Exit code 0: all is well, or only
     warnings; 4: something is broken or not supported; 69: something does not answer; 77: something is not permitted.
     """
-    from orchestrator.doctor import examine
+    from orchestrator.care.doctor import examine
     from orchestrator.probes.checks import exit_code
     from orchestrator.probes.ground import THOROUGH, Effort
     from orchestrator.survey import read_fleet
@@ -77,7 +77,7 @@ def verify(store: StoreOption = None, as_json: AsJson = False) -> None:
 
     Nothing is changed. Each damaged or missing object is named, with what to do.
     """
-    from orchestrator.verification import verify as check
+    from orchestrator.care.verification import verify as check
 
     done = check(open_store(store), _fleet_of(store), _progress())
     if as_json:
@@ -112,8 +112,8 @@ def gc(
     What a result, a publication or a lease points to stays, and so does whatever is younger than the limit. Datasets
     are looked at only if --store is a fleet file, which says what is wanted.
     """
-    from orchestrator import collection
-    from orchestrator.garbage import Limits
+    from orchestrator.care import collection
+    from orchestrator.care.garbage import Limits
 
     if yes and dry_run:
         raise UsageError("--dry-run and --yes exclude each other")
@@ -156,7 +156,7 @@ def _fleet_of(option: str | None) -> Fleet | None:
 
 def _seconds(text: str) -> float:
     """An age such as 12h, 7d or 4w. Errors: UsageError."""
-    from orchestrator.garbage import SHORTEST
+    from orchestrator.care.garbage import SHORTEST
 
     match = _AGE.match(text.strip())
     if not match:

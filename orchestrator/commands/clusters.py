@@ -44,7 +44,7 @@ def submit(
 
     The clusters share the work through the store. Nothing secret is sent: their own environment has the store's credentials.
     """
-    from orchestrator import runboard, submission
+    from orchestrator.clusters import runboard, submission
     from orchestrator.execution import new_run_id
     from orchestrator.stores.opening import open_store as opened
     from orchestrator.survey import read_fleet
@@ -85,8 +85,8 @@ def logs(
     ] = False,
 ) -> None:
     """Print what a run's job on a cluster says. Whether it has ended is asked of the store, not of its log."""
-    from orchestrator import jobs as jobs_api
-    from orchestrator import runboard, submission
+    from orchestrator.clusters import jobs as jobs_api
+    from orchestrator.clusters import runboard, submission
     from orchestrator.stores.opening import open_store as opened
     from orchestrator.survey import read_fleet
     from orchestrator.wording import plain
@@ -126,7 +126,8 @@ def cancel(
 
     The request goes through the store, so it is heard also where the Jobs API does not answer. `submit --run RUN` goes on.
     """
-    from orchestrator import runboard, runs, submission
+    from orchestrator import runs
+    from orchestrator.clusters import runboard, submission
     from orchestrator.stores.opening import open_store as opened
     from orchestrator.survey import read_fleet
 
@@ -154,7 +155,7 @@ def cancel(
 
 def with_clusters(store: ObjectStore, status: Mapping[str, Any]) -> dict[str, Any]:
     """A run's status and, where clusters share it, what each said last and how many seconds ago."""
-    from orchestrator import runboard
+    from orchestrator.clusters import runboard
 
     found = runboard.states(store, str(status["run_id"]))
     clusters = {str(told.get("cluster")): {**told, "age_seconds": age} for told, age in found}
@@ -163,7 +164,7 @@ def with_clusters(store: ObjectStore, status: Mapping[str, Any]) -> dict[str, An
 
 def show_clusters(store: ObjectStore, run_id: str) -> None:
     """A table of how each cluster of a run stands, from the store alone; nothing where the run has none."""
-    from orchestrator import runboard
+    from orchestrator.clusters import runboard
 
     found = runboard.states(store, run_id)
     if not found:
@@ -197,12 +198,12 @@ def join(
     metrics_port: MetricsPort = None,
 ) -> None:
     """Carry out one cluster's part of a submitted run: what the job that `submit` starts does there."""
-    from orchestrator import submission
     from orchestrator.api import default_cache
     from orchestrator.backends.opening import choose_backend
+    from orchestrator.clusters import submission
+    from orchestrator.clusters.runboard import Board
+    from orchestrator.clusters.sharing import Share
     from orchestrator.execution import RunOptions, execute
-    from orchestrator.runboard import Board
-    from orchestrator.sharing import Share
     from orchestrator.spec import StoreSpec
     from orchestrator.stores.opening import open_store as opened
     from orchestrator.survey import survey
@@ -236,7 +237,7 @@ def join(
 
 def heartbeat_seconds() -> float:
     """How often a cluster says that it lives: PRUNEFLEET_HEARTBEAT_SECONDS, or 10; the same for all clusters of a run."""
-    from orchestrator.runboard import HEARTBEAT_SECONDS
+    from orchestrator.clusters.runboard import HEARTBEAT_SECONDS
 
     text = os.environ.get("PRUNEFLEET_HEARTBEAT_SECONDS", "")
     try:

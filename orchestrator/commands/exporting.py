@@ -37,11 +37,11 @@ def exporter(
 
     from orchestrator.commands.stopping import stoppable
     from orchestrator.credentials import masked
-    from orchestrator.exporting import Exporter
-    from orchestrator.placement import pools_of
-    from orchestrator.scrapes import Guard, serve
+    from orchestrator.schedule.placement import pools_of
     from orchestrator.stores.opening import open_store
     from orchestrator.survey import read_fleet
+    from orchestrator.watching.exporting import Exporter
+    from orchestrator.watching.scrapes import Guard, serve
 
     spec, _ = read_fleet(fleet)
     made = Exporter(spec.name, open_store(spec.store), pools_of(spec), spec.recipes)

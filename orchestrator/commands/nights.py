@@ -20,8 +20,8 @@ from orchestrator.errors import PrunefleetError, UsageError
 if TYPE_CHECKING:
     from orchestrator.controller import Signals
     from orchestrator.execution import RunSummary
-    from orchestrator.nightly import Answer
-    from orchestrator.window import StopAt
+    from orchestrator.nights.nightly import Answer
+    from orchestrator.schedule.window import StopAt
 
 RETRY_SECONDS = 900.0  # a resident's, where a night could not be run; a registry may be away for a while
 PAGES = {".html": "report.html", ".md": "report.md", ".json": "report.json"}
@@ -74,7 +74,7 @@ def morning(
     as_json: AsJson = False,
 ) -> None:
     """Show what a night changed: the morning report."""
-    from orchestrator import nightrecords
+    from orchestrator.nights import nightrecords
     from orchestrator.stores.opening import open_store
     from orchestrator.survey import read_fleet
 
@@ -112,11 +112,11 @@ def _once(
     """One trigger; the exit code, and whether its slot is still open. A resident outlives what one night cannot do."""
     from orchestrator.api import open_fleet
     from orchestrator.controller import SystemClock
-    from orchestrator.due import Duty
     from orchestrator.execution import RunOptions, execute, new_run_id
-    from orchestrator.nightly import Watch
-    from orchestrator.nightly import nightly as keep
-    from orchestrator.placement import pools_of
+    from orchestrator.nights.due import Duty
+    from orchestrator.nights.nightly import Watch
+    from orchestrator.nights.nightly import nightly as keep
+    from orchestrator.schedule.placement import pools_of
 
     def carry_out(stop: StopAt, signals: Signals) -> RunSummary:
         from orchestrator.api import default_cache
@@ -162,8 +162,8 @@ def _once(
 
 def _wait(path: Path, signals: Signals, longest: float) -> None:
     """Until the next slot, by the wall clock and by the fleet file as it is then; at most so many seconds."""
-    from orchestrator.nightly import DOZE_SECONDS
-    from orchestrator.slots import following, latest
+    from orchestrator.nights.nightly import DOZE_SECONDS
+    from orchestrator.nights.slots import following, latest
     from orchestrator.survey import read_fleet
 
     since = time.time()

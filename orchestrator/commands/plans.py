@@ -24,7 +24,8 @@ def _tell(text: str, style: str | None = None) -> None:
 
 def differences(seen: Survey) -> tuple[str, tuple[PlanChange, ...]]:
     """The fleet's last run, and how this plan differs from its; empty where there was none. Errors: Damaged."""
-    from orchestrator import lastrun, plandiff
+    from orchestrator import plandiff
+    from orchestrator.reports import lastrun
 
     run_id, before = lastrun.last(seen.store, lastrun.CHAINS, plandiff.COLUMNS, seen.plan.fleet)
     return (run_id, plandiff.changes(before, seen.plan)) if run_id else ("", ())
@@ -32,7 +33,8 @@ def differences(seen: Survey) -> tuple[str, tuple[PlanChange, ...]]:
 
 def plan_json(seen: Survey) -> dict[str, Any]:
     """What `plan --json` prints."""
-    from orchestrator import planview, tonight
+    from orchestrator import planview
+    from orchestrator.schedule import tonight
 
     run_id, changes = differences(seen)
     return {

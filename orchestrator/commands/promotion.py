@@ -15,7 +15,7 @@ from orchestrator.commands.console import AsJson, FleetFile, out, print_json, sa
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.promoting import Office
+    from orchestrator.promotion.promoting import Office
     from orchestrator.spec import Fleet
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name in the registry.")]
@@ -57,9 +57,9 @@ def promote(
 
     Exit code 3: its gates blocked it; 5: they could not tell; 77: approvals are missing.
     """
-    from orchestrator import promoting
-    from orchestrator.claims import claim_of
     from orchestrator.errors import NotPermitted
+    from orchestrator.promotion import promoting
+    from orchestrator.promotion.claims import claim_of
 
     if propose and approve:
         raise UsageError("--propose and --approve exclude each other: two people are asked for")
@@ -99,7 +99,7 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Move an alias back to a version that it pointed to before."""
-    from orchestrator import promoting
+    from orchestrator.promotion import promoting
     from orchestrator.survey import read_fleet
 
     if not reason:
@@ -115,7 +115,7 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Show every move of an alias: when, from what to what, by whom, why."""
-    from orchestrator import promoting
+    from orchestrator.promotion import promoting
     from orchestrator.stores.opening import open_store
     from orchestrator.survey import read_fleet
     from orchestrator.wording import moment, plain
@@ -146,7 +146,7 @@ def history(
 
 def _office(fleet: Fleet, registry: str | None, actor: str | None) -> Office:
     from orchestrator.names import problem_of_part
-    from orchestrator.promoting import Office
+    from orchestrator.promotion.promoting import Office
     from orchestrator.registries.opening import open_outlet
     from orchestrator.stores.opening import open_store
 

@@ -15,7 +15,7 @@ from orchestrator.commands.console import talk
 
 if TYPE_CHECKING:
     from orchestrator.controller import Signals
-    from orchestrator.window import StopAt
+    from orchestrator.schedule.window import StopAt
 
 EXIT_INTERRUPTED = 75
 BudgetHours = Annotated[
@@ -32,7 +32,7 @@ Window = Annotated[
 
 def stop_of(window: str | None, budget_hours: float | None) -> StopAt | None:
     """What ends a run that begins now first. Errors: UsageError."""
-    from orchestrator.window import first_stop, parse_window
+    from orchestrator.schedule.window import first_stop, parse_window
 
     hours = parse_window(window, None) if window is not None else None
     return first_stop(hours, budget_hours, time.time())

@@ -12,8 +12,8 @@ import typer
 from orchestrator.commands.console import say
 
 if TYPE_CHECKING:
-    from orchestrator.run_metrics import RunMetrics
     from orchestrator.survey import Survey
+    from orchestrator.watching.run_metrics import RunMetrics
 
 MetricsPort = Annotated[
     int | None,
@@ -34,7 +34,7 @@ def observed(seen: Survey, run_id: str, port: int | None) -> Iterator[RunMetrics
     """
     from orchestrator.errors import UsageError
     from orchestrator.release import release
-    from orchestrator.run_metrics import RunMetrics
+    from orchestrator.watching.run_metrics import RunMetrics
 
     metrics = RunMetrics(seen.pools, seen.costs)
     metrics.named(seen.fleet.name, run_id, release())

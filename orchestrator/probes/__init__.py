@@ -1,0 +1,1 @@
+"""Effects. What `doctor` looks at, property by property."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from orchestrator.clusters.jobs import Jobs
 from orchestrator.errors import NotPermitted, StoreError, Unreachable, UsageError
-from orchestrator.jobs import Jobs
 from orchestrator.probes.checks import Check, State
 from orchestrator.spec import Fleet
 

@@ -10,9 +10,9 @@ from orchestrator.errors import NotPermitted, RegistryError, Unreachable
 from orchestrator.ports import ObjectStore
 from orchestrator.probes.checks import Check, State
 from orchestrator.registries.opening import open_outlet
-from orchestrator.registryspec import RegistrySpec
 from orchestrator.scanning import scan_registry, wanted_registries
 from orchestrator.spec import Fleet
+from orchestrator.specs.registries import RegistrySpec
 from orchestrator.wording import count, plain, size
 
 _SHOWN = 3

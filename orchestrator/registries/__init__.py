@@ -1,0 +1,1 @@
+"""Effects. Models found, fetched, published; aliases."""

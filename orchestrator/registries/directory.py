@@ -29,7 +29,7 @@ from orchestrator.registries.model_files import (
 )
 from orchestrator.registries.tree import WEIGHTS, Found, contents_of, open_below, open_root, path_of, walk
 from tasks.contract import BadInput
-from tasks.layouts import Layout, read_layout
+from tasks.files.layouts import Layout, read_layout
 
 ONLY_VERSION = "main"
 HASHERS = 4  # one disk is seldom faster than four cores of SHA-256

@@ -12,7 +12,7 @@ from orchestrator.errors import NoSuchVersion, RegistryError
 from orchestrator.names import is_sha256, natural, problem_of_path, shown
 from orchestrator.registries.hub_server import HubServer
 from orchestrator.registries.remote import Offer, RemoteFile
-from orchestrator.registryspec import HuggingFaceRegistrySpec
+from orchestrator.specs.registries import HuggingFaceRegistrySpec
 
 MAX_FILE_BYTES = 1 << 50
 

@@ -12,8 +12,8 @@ from orchestrator.errors import AliasMoved, NoSuchVersion, NotPermitted, Registr
 from orchestrator.names import problem_of_part, problem_of_path, shown
 from orchestrator.registries.hub import HubSource, is_commit
 from orchestrator.registries.modelcard import CARD, is_our_card, model_card
-from orchestrator.registryspec import HuggingFaceRegistrySpec
 from orchestrator.scratch import scratch_directory
+from orchestrator.specs.registries import HuggingFaceRegistrySpec
 
 BRANCH = "main"
 _TRIES = 5

@@ -13,7 +13,7 @@ from orchestrator.identity import digest
 from orchestrator.names import problem_of_part
 from orchestrator.registries.mlflow_server import MlflowServer, artifact_path
 from orchestrator.registries.remote import Offer, RemoteFile
-from orchestrator.registryspec import MlflowRegistrySpec
+from orchestrator.specs.registries import MlflowRegistrySpec
 
 READY = "READY"
 FLAVOR = ("components/image_processor", "components/tokenizer", "model")

@@ -18,8 +18,8 @@ from orchestrator.errors import AliasMoved, NoSuchVersion, RegistryError
 from orchestrator.names import problem_of_part, problem_of_path, shown
 from orchestrator.registries.mlflow import MlflowSource, aliases_of
 from orchestrator.registries.mlflow_server import MlflowServer, artifact_path
-from orchestrator.registryspec import MlflowRegistrySpec
 from orchestrator.scratch import scratch_directory
+from orchestrator.specs.registries import MlflowRegistrySpec
 
 LABEL = "prunefleet.label"
 EXPERIMENT = "prunefleet"

@@ -13,9 +13,9 @@ from orchestrator.names import shown
 from orchestrator.registries.memory import FileIdentity
 from orchestrator.registries.tree import WEIGHTS, identity_of, open_below, path_of
 from tasks.contract import BadInput
-from tasks.headers import open_regular
-from tasks.layouts import Layout
-from tasks.strictjson import parse_object
+from tasks.files.headers import open_regular
+from tasks.files.layouts import Layout
+from tasks.files.strictjson import parse_object
 
 CONFIG = "config.json"
 MAX_CONFIG_BYTES = 4_000_000  # 100,000 labels fit

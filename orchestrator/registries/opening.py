@@ -9,7 +9,7 @@ from orchestrator.registries.directory import DirectoryRegistry
 from orchestrator.registries.directory_outlet import DirectoryOutlet
 from orchestrator.registries.memory import DigestMemory
 from orchestrator.registries.remote import RemoteRegistry, Source
-from orchestrator.registryspec import (
+from orchestrator.specs.registries import (
     DirectoryRegistrySpec,
     HuggingFaceRegistrySpec,
     MlflowRegistrySpec,

@@ -30,12 +30,12 @@ from orchestrator.names import problem_of_part, problem_of_path, shown
 from orchestrator.registries.memory import DigestMemory, Summary
 from orchestrator.registries.model_files import CONFIG, architecture_of, missing_config, used
 from orchestrator.registries.tree import MAX_FILES, MODEL_FILES, WEIGHTS
-from orchestrator.registryspec import Select
 from orchestrator.scratch import scratch_directory
-from tasks.archives import PROGRAM
+from orchestrator.specs.registries import Select
 from tasks.contract import BadInput
-from tasks.headers import MAX_HEADER_BYTES, open_regular
-from tasks.layouts import INDEX, SINGLE, check_index, read_layout
+from tasks.files.archives import PROGRAM
+from tasks.files.headers import MAX_HEADER_BYTES, open_regular
+from tasks.files.layouts import INDEX, SINGLE, check_index, read_layout
 
 THREADS = 4
 AHEAD = 64  # versions that are looked at while earlier ones are waited for

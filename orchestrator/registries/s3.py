@@ -14,8 +14,8 @@ from orchestrator.ports import Stat
 from orchestrator.registries.aliasfile import FILE, MAX_FILE_BYTES, parse_aliases
 from orchestrator.registries.remote import Offer, RemoteFile
 from orchestrator.registries.tree import WEIGHTS
-from orchestrator.registryspec import S3RegistrySpec
 from orchestrator.spec import StoreSpec
+from orchestrator.specs.registries import S3RegistrySpec
 from orchestrator.stores.keys import problem_of
 from orchestrator.stores.s3 import S3Store
 

@@ -16,8 +16,8 @@ from orchestrator.registries.aliasfile import FILE, alias_text
 from orchestrator.registries.model_files import CONFIG
 from orchestrator.registries.remote import RemoteFile, saying_what_failed
 from orchestrator.registries.s3 import BEGUN, LISTING, S3Source, read_alias_object, store_of
-from orchestrator.registryspec import S3RegistrySpec
 from orchestrator.scratch import scratch_directory
+from orchestrator.specs.registries import S3RegistrySpec
 from orchestrator.stores.s3 import S3Store
 
 _SWAPS = 16

@@ -1,0 +1,1 @@
+"""Effects. A virtual cluster, clock and store under seeded weather."""

@@ -10,11 +10,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from orchestrator import artifacts, judging, results, schemas
+from orchestrator import artifacts
 from orchestrator.domain import TaskName, Unit
 from orchestrator.errors import BrokenInvariant
+from orchestrator.gate import judging
 from orchestrator.identity import digest_files
-from orchestrator.row_digest import row_digest
+from orchestrator.tables import results, schemas
+from orchestrator.tables.row_digest import row_digest
 from orchestrator.worker import Place
 from tasks.contract import BadInput, Product
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.controller import Controller
-from orchestrator.costs import Costs
 from orchestrator.domain import FailureClass, Plan, Pool, UnitReport, UnitStatus
-from orchestrator.scheduling import Progress, UnitState, begin, next_wake
+from orchestrator.schedule.costs import Costs
+from orchestrator.schedule.scheduling import Progress, UnitState, begin, next_wake
 from orchestrator.simulation.clock import Timeline
 from orchestrator.simulation.cluster import Attempt, Cluster, Connection, Node
 from orchestrator.simulation.store import MemoryStore

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from orchestrator.reports.svg import Scale, element, line, text
+from orchestrator.reports.timeline import at_work
 from orchestrator.simulation.capacity import Outcome
-from orchestrator.svg import Scale, element, line, text
-from orchestrator.timeline import at_work
 from orchestrator.wording import duration, percent
 
 STEPS = 240  # parts that the run's time is divided into

@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator import quarantine, underway
+from orchestrator.clusters.runboard import Board
+from orchestrator.clusters.sharing import Share
 from orchestrator.controller import SHORTEST_WAIT_SECONDS, Controller
-from orchestrator.costs import Costs
 from orchestrator.domain import FailureClass, Plan, Shard, UnitStatus
 from orchestrator.errors import PrunefleetError
-from orchestrator.listing import completed
-from orchestrator.placement import place, pools_of
 from orchestrator.planning import build_plan
 from orchestrator.ports import AttemptEnded
-from orchestrator.retry import POLICY
-from orchestrator.runboard import Board
-from orchestrator.scheduling import ENDED, Progress, Start, UnitState, begin, next_wake
-from orchestrator.sharing import Share
+from orchestrator.schedule.costs import Costs
+from orchestrator.schedule.placement import place, pools_of
+from orchestrator.schedule.retry import POLICY
+from orchestrator.schedule.scheduling import ENDED, Progress, Start, UnitState, begin, next_wake
 from orchestrator.simulation.cluster import STOPPED, Connection
 from orchestrator.simulation.store import Crashed, View
+from orchestrator.tables.listing import completed
 from orchestrator.worker import ShardOrder
 
 if TYPE_CHECKING:

@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator import artifacts, results, worker
+from orchestrator import artifacts, worker
 from orchestrator.domain import Catalog, FailureClass, Plan, TaskName, Unit
 from orchestrator.errors import BrokenInvariant, Damaged
-from orchestrator.listing import PREFIX, completed, result_key
-from orchestrator.placement import pools_of
 from orchestrator.planning import DataFile, build_plan
 from orchestrator.quarantine import list_units
-from orchestrator.retry import POLICY
+from orchestrator.schedule.placement import pools_of
+from orchestrator.schedule.retry import POLICY
 from orchestrator.simulation import bodies
 from orchestrator.simulation.bodies import HOPELESS, Nature
 from orchestrator.simulation.clock import Timeline
@@ -28,6 +27,8 @@ from orchestrator.simulation.process import NOTICE_SECONDS, Process
 from orchestrator.simulation.store import MemoryStore, View
 from orchestrator.simulation.weather import Fate, Loss, Script, Site, Strike, Weather
 from orchestrator.spec import Fleet
+from orchestrator.tables import results
+from orchestrator.tables.listing import PREFIX, completed, result_key
 
 PAUSE_SECONDS = 600.0
 DEEPEST_PAUSE = 3  # actors that stand still within one another's pauses

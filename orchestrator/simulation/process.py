@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator import worker
-from orchestrator.costs import memory_bytes
 from orchestrator.domain import FailureClass, Unit, UnitReport
+from orchestrator.schedule.costs import memory_bytes
 from orchestrator.simulation import bodies
 from orchestrator.simulation.bodies import Nature
 from orchestrator.simulation.cluster import Attempt

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.costs import Costs
 from orchestrator.domain import Plan, Pool
-from orchestrator.placement import place
+from orchestrator.schedule.costs import Costs
+from orchestrator.schedule.placement import place
 from orchestrator.simulation.capacity import Assumptions, Outcome, simulate, with_another_slot
 
 

@@ -1,0 +1,1 @@
+"""Effects. Objects, in a directory or a bucket, with conditional writes."""

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.registries.mlflow import aliases_of, tags_of
 from orchestrator.registries.mlflow_server import MlflowServer
 from orchestrator.registries.s3 import store_of
-from orchestrator.registryspec import S3RegistrySpec
+from orchestrator.specs.registries import S3RegistrySpec
 
 MODEL = "round-lm"
 FLEET = """

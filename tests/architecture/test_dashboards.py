@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.metrics import FLEET, RUN
+from orchestrator.watching.metrics import FLEET, RUN
 
 ROOT = Path(__file__).resolve().parent.parent.parent / "dashboards"
 FILES = sorted((ROOT / "grafana").glob("*.json"))

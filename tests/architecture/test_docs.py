@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 import typer.main
 
-from orchestrator import schemas
 from orchestrator.cli import app
 from orchestrator.spec import load_fleet
+from orchestrator.tables import schemas
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DOCS = REPOSITORY / "docs"

@@ -104,9 +104,59 @@ def _words(name):
 
 
 def test_the_controller_knows_ports_and_no_implementation():
-    for name in ("controller", "scheduling", "placement", "planning"):
+    for name in ("controller", "planning", "schedule/scheduling", "schedule/placement"):
         found = imports_of(ROOT / "orchestrator" / f"{name}.py")
         assert not [module for module in found if module.startswith(PORT_FREE)]
+
+
+def room_of(module):
+    """The folder of a module, or the module itself where it lies in none."""
+    return ".".join(module.split(".")[:2])
+
+
+def rooms():
+    """Room -> the rooms that it imports from, when it is imported or later; imports for types alone do not count."""
+    modules = {short(path).removesuffix(".py").replace("/", "."): path for path in [*ORCHESTRATOR, *TASKS]}
+    arrows = {room_of(module): set() for module in modules}
+    for module, path in modules.items():
+        tree = ast.parse(path.read_text())
+        for block in [node for node in ast.walk(tree) if isinstance(node, ast.If)]:
+            if ast.unparse(block.test) == "TYPE_CHECKING":
+                block.body = []
+        named = {
+            name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module
+            for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        }
+        arrows[room_of(module)] |= {room_of(name) for name in named & modules.keys()} - {room_of(module)}
+    return arrows
+
+
+def test_no_rooms_import_each_other_in_a_circle():
+    left = rooms()
+    assert len(left) > 40
+    while free := [room for room, below in left.items() if not below & left.keys()]:
+        for room in free:
+            del left[room]
+    assert left == {}, "these rooms lean on each other"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in [*ORCHESTRATOR, *TASKS] if path.name == "__init__.py"], ids=short
+)
+def test_every_room_says_what_it_is_and_stands_in_the_architecture(path):
+    room = path.parent.relative_to(ROOT).as_posix()
+    if "/" in room:
+        assert ast.get_docstring(ast.parse(path.read_text()))
+        assert f"`{path.parent.name}/`" in (ROOT / "ARCHITECTURE.md").read_text()
+
+
+@pytest.mark.parametrize("folder", ["orchestrator", "tasks"])
+def test_every_module_that_lies_in_no_room_stands_in_the_architecture(folder):
+    rows = re.findall(r"^\| `([^`]+)` \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    named = {name for row in rows for name in row.split()}
+    assert {path.stem for path in (ROOT / folder).glob("*.py") if path.stem != "__init__"} <= named
 
 
 def loaded_after(statement):
@@ -144,7 +194,7 @@ def test_the_worker_loads_no_torch_before_it_has_a_shard():
 
 
 def test_every_kind_of_finding_has_a_series_of_its_own():
-    from orchestrator.metrics import FINDING_KINDS
+    from orchestrator.watching.metrics import FINDING_KINDS
 
     named = set()
     for path in [*ORCHESTRATOR, *TASKS]:

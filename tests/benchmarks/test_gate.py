@@ -8,10 +8,10 @@ import gatecases
 import numpy as np
 import pytest
 
-from orchestrator.bootstrap import bca_end, widened
-from orchestrator.decision import BLOCK, INCONCLUSIVE
-from orchestrator.looks import spent
-from orchestrator.statistics import answers_needed, drop_bounds, fewest_flips
+from orchestrator.gate.bootstrap import bca_end, widened
+from orchestrator.gate.decision import BLOCK, INCONCLUSIVE
+from orchestrator.gate.looks import spent
+from orchestrator.gate.statistics import answers_needed, drop_bounds, fewest_flips
 
 pytestmark = pytest.mark.benchmark
 

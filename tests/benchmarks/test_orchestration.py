@@ -57,7 +57,7 @@ def body(work, task, *needs):
 
 def judged(params, seed, dense, pruned):
     """The judge unit of the bare loop."""
-    from orchestrator import judging
+    from orchestrator.gate import judging
 
     return judging.run(params, dense["outcomes"], pruned["outcomes"], seed)
 

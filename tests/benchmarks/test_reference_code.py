@@ -22,10 +22,10 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.criteria import Seen, by_row, criterion_named, layer_score
-from tasks.models import Layer
-from tasks.patterns import mask_of
-from tasks.reconstruct import factor_of, reconstruct, sweep
+from tasks.loading.models import Layer
+from tasks.masks.criteria import Seen, by_row, criterion_named, layer_score
+from tasks.masks.patterns import mask_of
+from tasks.masks.reconstruct import factor_of, reconstruct, sweep
 
 pytestmark = pytest.mark.benchmark
 

@@ -9,10 +9,10 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from orchestrator.costs import Costs
 from orchestrator.domain import Catalog, ModelVersion
-from orchestrator.placement import place, pools_of
 from orchestrator.planning import DataFile, build_plan
+from orchestrator.schedule.costs import Costs
+from orchestrator.schedule.placement import place, pools_of
 from orchestrator.simulation.capacity import Assumptions, simulate
 from orchestrator.spec import load_fleet
 

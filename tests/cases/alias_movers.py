@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from orchestrator.aliases import Move, move_alias
+from orchestrator.promotion.aliases import Move, move_alias
 from orchestrator.registries.opening import open_outlet
-from orchestrator.registryspec import RegistrySpec
+from orchestrator.specs.registries import RegistrySpec
 from orchestrator.stores.local import LocalStore
 
 ALIAS = "champion"

@@ -10,11 +10,11 @@ from typing import Any
 
 from servers.fault_proxy import FaultProxy, Rates
 
-from orchestrator import results
 from orchestrator.domain import FailureClass
 from orchestrator.errors import StoreError, Unreachable
-from orchestrator.retry import POLICY
+from orchestrator.schedule.retry import POLICY
 from orchestrator.stores.s3 import S3Store
+from orchestrator.tables import results
 
 BAD_NIGHT = Rates(
     slow_down=0.2, cut=0.01, flip_answer=0.001, flip_request=0.001, reset_before=0.01, reset_after=0.01,

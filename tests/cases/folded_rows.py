@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator import listing, schemas
-from orchestrator.tables import read_table
+from orchestrator.tables import listing, schemas
+from orchestrator.tables.delta import read_table
 
 CommitUnits = Callable[[Any, range], None]
 

@@ -11,8 +11,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from tasks.headers import DTYPE_BITS
-from tasks.layouts import INDEX, SINGLE
+from tasks.files.headers import DTYPE_BITS
+from tasks.files.layouts import INDEX, SINGLE
 
 Chance = random.Random
 

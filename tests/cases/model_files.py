@@ -11,7 +11,7 @@ from cases.architectures import ARCHITECTURES
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tasks.models import prunable_layers
+from tasks.loading.models import prunable_layers
 
 FAMILIES = dict(
     zip(

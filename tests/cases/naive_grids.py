@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tasks import sensitivity
-from tasks.batches import batches
 from tasks.contract import Dataset, Work
-from tasks.data import read
 from tasks.evaluation import score
-from tasks.fitting import Fitted, fit
-from tasks.models import Layer, Model, load, prunable_layers
+from tasks.examples.batches import batches
+from tasks.examples.data import read
+from tasks.examples.fitting import Fitted, fit
+from tasks.loading.models import Layer, Model, load, prunable_layers
 
 GRID = [0.0, 0.3, 0.75]
 

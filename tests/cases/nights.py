@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import ThreadingHTTPServer
 
-from orchestrator.nightly import Watch
-from orchestrator.nightspec import ScheduleSpec
-from orchestrator.reportdata import ReportData
+from orchestrator.nights.nightly import Watch
+from orchestrator.reports.data import ReportData
+from orchestrator.specs.nights import ScheduleSpec
 
 SCHEDULE = ScheduleSpec(at="01:00", window="5h")
 

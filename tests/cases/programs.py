@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.models import load_afresh
+from tasks.loading.models import load_afresh
 
 GRAPH = "models/model.json"
 WEIGHT_LIST = "data/weights/model_weights_config.json"

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from orchestrator import promoting
 from orchestrator.errors import (
     NoSuchVersion,
 )
-from orchestrator.promoting import Office
-from orchestrator.promotionspec import PromotionSpec, SignerSpec
+from orchestrator.promotion import promoting
+from orchestrator.promotion.promoting import Office
 from orchestrator.simulation.store import MemoryStore
+from orchestrator.specs.promotion import PromotionSpec, SignerSpec
 
 NOW = 1_800_000_000.0
 

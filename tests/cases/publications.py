@@ -7,13 +7,13 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from orchestrator.aliases import move_alias, move_to
 from orchestrator.artifacts import upload_artifact
 from orchestrator.domain import ModelVersion
 from orchestrator.identity import digest_bytes
-from orchestrator.publishing import publish
-from orchestrator.records import read_records
+from orchestrator.promotion.aliases import move_alias, move_to
+from orchestrator.promotion.publishing import publish
 from orchestrator.stores.local import LocalStore
+from orchestrator.tables.records import read_records
 
 AT = datetime(2026, 3, 1, 2, 30, tzinfo=UTC).timestamp()
 

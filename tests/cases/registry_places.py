@@ -15,7 +15,7 @@ from orchestrator.registries.memory import DigestMemory
 from orchestrator.registries.mlflow_server import MlflowServer
 from orchestrator.registries.opening import open_outlet, open_registry
 from orchestrator.registries.s3 import store_of
-from orchestrator.registryspec import (
+from orchestrator.specs.registries import (
     DirectoryRegistrySpec,
     HuggingFaceRegistrySpec,
     MlflowRegistrySpec,

@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import orchestrator
-from orchestrator import judging
-from orchestrator.report import (
+from orchestrator.gate import judging
+from orchestrator.reports.report import (
     ReportData,
 )
 

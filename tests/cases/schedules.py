@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.domain import Failure, UnitReport, UnitStatus
 from orchestrator.ports import AttemptEnded
-from orchestrator.scheduling import (
+from orchestrator.schedule.scheduling import (
     Start,
     UnitState,
     decide,

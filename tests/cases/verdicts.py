@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.gates import Gates, judge
+from orchestrator.gate.gates import Gates, judge
 
 GATES = Gates(max_drop=0.10, max_slice_drop=0.20, min_samples=3)
 

@@ -7,8 +7,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from tasks.headers import check_header
-from tasks.layouts import INDEX
+from tasks.files.headers import check_header
+from tasks.files.layouts import INDEX
 
 
 def pack(header: Any, data: bytes = b"") -> bytes:

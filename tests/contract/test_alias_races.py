@@ -14,11 +14,12 @@ from cases.alias_movers import ALIAS, move_often
 from cases.registry_places import MAKERS, name
 from servers.tiny_files import model
 
-from orchestrator import aliasturn, leases
-from orchestrator.aliases import Move, move_alias, read_aliases
-from orchestrator.aliasturn import turn
+from orchestrator import leases
 from orchestrator.errors import AliasMoved
-from orchestrator.promoting import history
+from orchestrator.promotion import aliasturn
+from orchestrator.promotion.aliases import Move, move_alias, read_aliases
+from orchestrator.promotion.aliasturn import turn
+from orchestrator.promotion.promoting import history
 from orchestrator.registries.hub_outlet import HubShelf
 from orchestrator.registries.mlflow_outlet import MlflowShelf
 from orchestrator.registries.s3_outlet import S3Shelf

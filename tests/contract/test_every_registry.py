@@ -13,7 +13,6 @@ import pytest
 from cases.registry_places import MAKERS, Place, digest_of, name
 from servers.tiny_files import model, tensors
 
-from orchestrator.aliases import move_alias, move_to, read_aliases
 from orchestrator.artifacts import upload_artifact
 from orchestrator.domain import ModelVersion
 from orchestrator.errors import (
@@ -24,13 +23,14 @@ from orchestrator.errors import (
     RegistryError,
 )
 from orchestrator.identity import digest_bytes
-from orchestrator.publishing import publish
-from orchestrator.records import read_records
+from orchestrator.promotion.aliases import move_alias, move_to, read_aliases
+from orchestrator.promotion.publishing import publish
 from orchestrator.registries.memory import DigestMemory, dump_memory, load_memory
-from orchestrator.registryspec import Select
+from orchestrator.specs.registries import Select
 from orchestrator.stores.local import LocalStore
-from tasks.configs import read_config
+from orchestrator.tables.records import read_records
 from tasks.contract import BadInput
+from tasks.files.configs import read_config
 
 
 @pytest.fixture(

@@ -19,7 +19,7 @@ from orchestrator.errors import RegistryError
 from orchestrator.names import problem_of_part, problem_of_path
 from orchestrator.ports import Registry
 from orchestrator.registries.opening import open_registry
-from orchestrator.registryspec import S3RegistrySpec
+from orchestrator.specs.registries import S3RegistrySpec
 from orchestrator.stores import s3_connection
 
 ROOT = "models/"

@@ -21,7 +21,7 @@ from orchestrator.registries import hub_server
 from orchestrator.registries.hub import HubSource
 from orchestrator.registries.hub_server import landing
 from orchestrator.registries.opening import open_registry
-from orchestrator.registryspec import HuggingFaceRegistrySpec
+from orchestrator.specs.registries import HuggingFaceRegistrySpec
 
 PUBLIC = "93.184.216.34"
 COMMIT = "ab" * 20

@@ -16,7 +16,7 @@ from servers.watching import watched
 from orchestrator.errors import NotPermitted, RegistryError, Unreachable
 from orchestrator.registries.mlflow_server import MlflowServer, artifact_path
 from orchestrator.registries.opening import open_registry
-from orchestrator.registryspec import MlflowRegistrySpec, Select
+from orchestrator.specs.registries import MlflowRegistrySpec, Select
 
 SERVER = "http://127.0.0.1:5000"
 SOURCES = [*ADDRESSES, *["mlflow-artifacts:/1/a/b"] * 4]

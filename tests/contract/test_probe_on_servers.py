@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.collection import mark, sweep_away, sweeping
-from orchestrator.doctor import check_store
+from orchestrator.care.collection import mark, sweep_away, sweeping
+from orchestrator.care.doctor import check_store
+from orchestrator.care.garbage import DAY, Kind, Limits
 from orchestrator.errors import NotPermitted
-from orchestrator.garbage import DAY, Kind, Limits
 from orchestrator.probes.checks import State, exit_code
 from orchestrator.probes.ground import Effort
 from orchestrator.spec import StoreSpec
@@ -137,7 +137,8 @@ def keep_pruned_on(tmp_path):
     """As `keep_pruned` of the integration tests: an artifact, and the result that points to it."""
     import hashlib
 
-    from orchestrator import artifacts, listing, results
+    from orchestrator import artifacts
+    from orchestrator.tables import listing, results
 
     def make(store, number, with_result=True):
         folder = tmp_path / f"pruned{number}"

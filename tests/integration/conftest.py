@@ -52,7 +52,8 @@ def keep_pruned(tmp_path):
     import hashlib
     import json
 
-    from orchestrator import artifacts, listing, results
+    from orchestrator import artifacts
+    from orchestrator.tables import listing, results
 
     def make(store, number=0, size=4, with_result=True):
         folder = tmp_path / f"pruned{number}"

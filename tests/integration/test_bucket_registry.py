@@ -10,7 +10,7 @@ from servers.tiny_files import model
 from orchestrator.errors import RegistryError
 from orchestrator.registries.opening import open_outlet, open_registry
 from orchestrator.registries.s3 import BEGUN, LISTING, store_of
-from orchestrator.registryspec import S3RegistrySpec, Select
+from orchestrator.specs.registries import S3RegistrySpec, Select
 
 pytestmark = pytest.mark.s3
 

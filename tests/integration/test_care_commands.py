@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from orchestrator.garbage import DAY
+from orchestrator.care.garbage import DAY
 from orchestrator.stores.local import LocalStore
 
 

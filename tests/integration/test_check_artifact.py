@@ -95,7 +95,7 @@ def test_accuracy_of_text_reads_labels_by_name(check, tiny_model, tiny_data, tmp
 def test_the_mlp_written_out_here_is_that_of_the_project(check, tiny_model, tiny_data, tmp_path, activation):
     import pyarrow.parquet as pq
 
-    from tasks.architectures import MLPForClassification
+    from tasks.loading.architectures import MLPForClassification
 
     directory = tiny_model(tmp_path / "m", "MLPForClassification", config={"activation": activation})
     data = tiny_data(tmp_path / "d", 70)["arrays"]

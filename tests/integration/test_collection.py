@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import collection, leases
-from orchestrator.collection import mark, sweep_away, sweeping
+from orchestrator import leases
+from orchestrator.care import collection
+from orchestrator.care.collection import mark, sweep_away, sweeping
+from orchestrator.care.garbage import DAY, Kind, Limits
+from orchestrator.care.verification import verify
 from orchestrator.errors import Interrupted
-from orchestrator.garbage import DAY, Kind, Limits
 from orchestrator.spec import Fleet
 from orchestrator.stores.local import LocalStore
-from orchestrator.verification import verify
 
 DATA = b'{"text": "one"}\n'
 DATA_DIGEST = hashlib.sha256(DATA).hexdigest()

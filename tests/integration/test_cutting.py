@@ -316,10 +316,10 @@ def test_the_criterion_loss_takes_out_what_the_loss_misses_least(tiny_model, tin
         next(old for old in range(3) if torch.equal(dense[name.format(old)], left[name.format(new)]))
         for new in range(2)
     ]
-    from tasks.data import read
-    from tasks.fitting import fit
-    from tasks.models import load_afresh
-    from tasks.promises import loss_over
+    from tasks.amounts.promises import loss_over
+    from tasks.examples.data import read
+    from tasks.examples.fitting import fit
+    from tasks.loading.models import load_afresh
 
     losses = []
     for gone in range(3):

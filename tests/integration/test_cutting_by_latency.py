@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks import cuttiming, latency, pruning
+from tasks import latency, pruning
 from tasks.contract import BadInput, Dataset, Work
-from tasks.models import load, load_afresh
+from tasks.cutting import cuttiming
+from tasks.loading.models import load, load_afresh
 
 TIMING = {"batch": 2, "sequence": 8, "repetitions": 6}
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from cases.data_files import array_set, floats, lines, parquet, text_set
 
-from tasks.data import read
+from tasks.examples.data import read
 
 
 def test_lines_become_examples_in_file_order(tmp_path):

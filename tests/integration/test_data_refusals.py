@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 from cases.data_files import array_set, floats, lines, parquet, text_set
 
-from tasks import data, rows
 from tasks.contract import BadInput
-from tasks.data import read
+from tasks.examples import data, rows
+from tasks.examples.data import read
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from orchestrator.doctor import examine
+from orchestrator.care.doctor import examine
 from orchestrator.probes.checks import State
 from orchestrator.probes.doors import check_doors
 from orchestrator.probes.ground import Effort

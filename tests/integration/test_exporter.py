@@ -15,13 +15,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from servers.certificates import certificate
 
-from orchestrator import exporting, schemas
 from orchestrator.domain import Judgement
 from orchestrator.errors import NotPermitted, StoreError, Unreachable, UsageError
-from orchestrator.exporting import MOST_RECIPES, Exporter
-from orchestrator.folding import fold
-from orchestrator.metrics import FLEET
-from orchestrator.scrapes import Guard, serve
+from orchestrator.tables import schemas
+from orchestrator.tables.folding import fold
+from orchestrator.watching import exporting
+from orchestrator.watching.exporting import MOST_RECIPES, Exporter
+from orchestrator.watching.metrics import FLEET
+from orchestrator.watching.scrapes import Guard, serve
 
 
 def pools(unit_pool):
@@ -32,7 +33,7 @@ def pools(unit_pool):
 def pool():
     from pathlib import PurePosixPath
 
-    from orchestrator.placement import pools_of
+    from orchestrator.schedule.placement import pools_of
     from orchestrator.spec import load_fleet
 
     text = (
@@ -154,7 +155,7 @@ def test_a_million_hostile_names_neither_swell_nor_slow_a_scrape(local_store, po
             name, pa.nulls(count, schemas.TABLES["artifacts"].field(name).type)
         )
     monkeypatch.setattr(
-        "orchestrator.tables.read_table", lambda store, name: {**empty, "artifacts": artifacts}[name]
+        "orchestrator.tables.delta.read_table", lambda store, name: {**empty, "artifacts": artifacts}[name]
     )
     exporter = Exporter("small", local_store, {"cpu": pool}, [f"r{n}" for n in range(0, 2 * recipes, 2)])
     assert exporter.read() == ""

@@ -15,12 +15,12 @@ from servers.tiny_files import model
 
 from orchestrator.errors import UsageError
 from orchestrator.registries.opening import open_registry
-from orchestrator.registryspec import (
+from orchestrator.spec import load_fleet
+from orchestrator.specs.registries import (
     HuggingFaceRegistrySpec,
     MlflowRegistrySpec,
     S3RegistrySpec,
 )
-from orchestrator.spec import load_fleet
 from orchestrator.starter import MOST_LOOKED_AT, registry_at, starter_fleet
 from orchestrator.survey import read_fleet, survey
 

@@ -12,11 +12,11 @@ import polars
 import pytest
 from cases.folded_rows import CommitUnits, UnitKey, all_rows, check_exactly_once, rows
 
-from orchestrator import folding, listing, results, schemas
 from orchestrator.errors import Damaged, NotPermitted, StoreError
-from orchestrator.folding import fold, rebuild
 from orchestrator.stores.local import LocalStore
-from orchestrator.tables import read_table
+from orchestrator.tables import folding, listing, results, schemas
+from orchestrator.tables.delta import read_table
+from orchestrator.tables.folding import fold, rebuild
 
 
 def test_each_row_lands_in_its_table_with_its_identity(

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from cases.folded_rows import CommitUnits, check_exactly_once
 
-from orchestrator import folding, schemas
-from orchestrator.batchlog import BatchLog
-from orchestrator.folding import fold, rebuild
 from orchestrator.stores.local import LocalStore
-from orchestrator.tables import BatchTable, Conflict
+from orchestrator.tables import folding, schemas
+from orchestrator.tables.batchlog import BatchLog
+from orchestrator.tables.delta import BatchTable, Conflict
+from orchestrator.tables.folding import fold, rebuild
 
 
 # Crashes: between any two effects, one at a time and in pairs.

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from cases.folded_rows import CommitUnits, check_exactly_once
 
-from orchestrator.folding import fold
 from orchestrator.stores.local import LocalStore
+from orchestrator.tables.folding import fold
 
 _FOLDER = """
 import os, sys
-from orchestrator import folding
+from orchestrator.tables import folding
 from orchestrator.spec import StoreSpec
 from orchestrator.stores.opening import open_store
 

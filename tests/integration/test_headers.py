@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 
 from tasks.contract import BadInput
-from tasks.headers import DTYPE_BITS, MAX_HEADER_BYTES
+from tasks.files.headers import DTYPE_BITS, MAX_HEADER_BYTES
 
 
 def refusal(content: bytes) -> BadInput:

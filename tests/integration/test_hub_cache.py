@@ -15,7 +15,7 @@ from orchestrator.identity import digest_bytes, digest_files
 from orchestrator.registries.hub_cache import HubCacheSource
 from orchestrator.registries.modelcard import is_our_card, model_card
 from orchestrator.registries.opening import open_outlet, open_registry
-from orchestrator.registryspec import HuggingFaceRegistrySpec, Select
+from orchestrator.specs.registries import HuggingFaceRegistrySpec, Select
 
 COMMIT = "a" * 40
 OTHER = "b" * 40

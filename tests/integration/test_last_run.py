@@ -8,10 +8,10 @@ import json
 import pytest
 from cases.reports import night
 
-from orchestrator import lastrun
 from orchestrator.errors import Damaged
-from orchestrator.reportcases import cases_of
-from orchestrator.rundiff import COLUMNS, differences, figures_of
+from orchestrator.reports import lastrun
+from orchestrator.reports.cases import cases_of
+from orchestrator.reports.rundiff import COLUMNS, differences, figures_of
 from orchestrator.stores.local import LocalStore
 
 A, B, C = (f"20261120T01000{i}Z-aaaaaa" for i in range(3))

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from orchestrator import heartbeat, leases, runs
+from orchestrator import leases, runs
+from orchestrator.clusters.runboard import MISSED, Board
 from orchestrator.controller import Signals, SystemClock
 from orchestrator.lastword import last_word
-from orchestrator.runboard import MISSED, Board
+from orchestrator.nights import heartbeat
 from orchestrator.simulation.store import Flaw, MemoryStore
 from orchestrator.stores.local import LocalStore
 

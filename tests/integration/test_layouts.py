@@ -10,8 +10,8 @@ import pytest
 from cases.weight_files import write, write_index
 
 from tasks.contract import BadInput
-from tasks.headers import read_header
-from tasks.layouts import INDEX, SINGLE, check_index, read_layout, weight_files
+from tasks.files.headers import read_header
+from tasks.files.layouts import INDEX, SINGLE, check_index, read_layout, weight_files
 
 
 def test_a_file_is_read_with_the_bytes_in_front_of_its_data(tmp_path):
@@ -220,7 +220,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_told(tmp_path, monkeypatch, kep
         return told
 
     then_shrink.is_open = False
-    monkeypatch.setattr("tasks.headers.os.fstat", then_shrink)
+    monkeypatch.setattr("tasks.files.headers.os.fstat", then_shrink)
     with pytest.raises(BadInput, match="shorter while it was read|beyond|cut short"):
         read_header(path)
     assert path.stat().st_size == kept

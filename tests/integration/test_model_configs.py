@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tasks.configs import ModelConfig, read_config
 from tasks.contract import BadInput
+from tasks.files.configs import ModelConfig, read_config
 
 
 def read(directory: Path, tensors: int = 20, **values: Any) -> ModelConfig:

@@ -12,11 +12,11 @@ from orchestrator.offered import OWN_CRITERIA, known_criterion
 from orchestrator.spec import load_fleet
 from tasks import pruning
 from tasks.contract import BadInput, Dataset, Work
-from tasks.criteria import CRITERIA
-from tasks.worths import BY_LOSS
+from tasks.cutting.worths import BY_LOSS
+from tasks.masks.criteria import CRITERIA
 
 SOURCE = """
-from tasks.criteria import Criterion
+from tasks.masks.criteria import Criterion
 backwards = Criterion(score=lambda weight, seen: 1 / (1 + weight.float().abs()))
 loudest = Criterion(score=lambda weight, seen: weight.float().abs() / (1 + seen.norms), needs=frozenset({"norms"}))
 wrong = 3

@@ -8,16 +8,16 @@ from pathlib import PurePosixPath
 import numpy as np
 import pytest
 
-from orchestrator import judging
 from orchestrator.domain import falls_with_harm
 from orchestrator.errors import SpecError
-from orchestrator.own_metrics import KNOWN, Metric, known_metric, metric_named
-from orchestrator.schemas import result_table, rows_of
+from orchestrator.gate import judging
+from orchestrator.gate.own_metrics import KNOWN, Metric, known_metric, metric_named
 from orchestrator.spec import load_fleet
+from orchestrator.tables.schemas import result_table, rows_of
 from tasks.contract import BadInput
 
 SOURCE = """
-from orchestrator.own_metrics import Metric
+from orchestrator.gate.own_metrics import Metric
 def brier(row):
     return sum((p - (k == row["label"])) ** 2 for k, p in enumerate(row["probabilities"]))
 def fails(row):
@@ -155,7 +155,7 @@ def test_a_fleet_may_name_a_metric_that_is_installed_and_no_other(installed):
 
 
 def test_a_score_that_is_infinite_is_none(installed):
-    from orchestrator.own_metrics import scores_of
+    from orchestrator.gate.own_metrics import scores_of
 
     found = scores_of("x", Metric(score=lambda row: math.inf, falls_with_harm=True), rows(1, 3))
     assert all(math.isnan(score) for score in found)

@@ -17,9 +17,9 @@ from cases.programs import GRAPH, WEIGHT_LIST, archive_of, export, members_of, w
 from torch import nn
 
 from tasks.contract import BadInput
-from tasks.layouts import read_layout
-from tasks.models import load_afresh, outline
-from tasks.weights import open_checkpoint, same_bytes, write_like
+from tasks.files.layouts import read_layout
+from tasks.loading.models import load_afresh, outline
+from tasks.loading.weights import open_checkpoint, same_bytes, write_like
 
 EXAMPLES = "data/sample_inputs/model.pt"
 
@@ -318,7 +318,7 @@ def test_a_hundred_thousand_mutated_programs_are_refused_or_run(pictures, place)
 
 
 def test_a_zip_of_two_gigabytes_and_more_would_be_aligned_too():
-    from tasks.archives import _padding
+    from tasks.files.archives import _padding
 
     for position, size in ((0, 2**31), (64, 10), (17, 2**40)):
         extra = _padding(position, "model/data/weights/weight_0", size)

@@ -11,13 +11,13 @@ from cases.architectures import ARCHITECTURES
 from cases.prunings import calibration, kinds, prune, rows
 from safetensors.torch import load_file, save_file
 
-from orchestrator.schemas import result_table
-from tasks.accounts import MARK
-from tasks.calibration import input_norms
+from orchestrator.tables.schemas import result_table
 from tasks.contract import BadInput, Work
-from tasks.models import load, outline, prunable_layers, rows_of
-from tasks.patterns import mask_of, pruned_count
+from tasks.loading.models import load, outline, prunable_layers, rows_of
+from tasks.masks.patterns import mask_of, pruned_count
 from tasks.pruning import run
+from tasks.statistics.calibration import input_norms
+from tasks.writing.accounts import MARK
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from orchestrator.schemas import result_table
+from orchestrator.tables.schemas import result_table
 from tasks import evaluation, pruning, sensitivity
-from tasks.budgets import dense_tensor_bytes, goal_of, remains
+from tasks.amounts.budgets import dense_tensor_bytes, goal_of, remains
+from tasks.amounts.promises import loss_over
 from tasks.contract import BadInput, Dataset, Work
-from tasks.models import outline, prunable_layers
-from tasks.promises import loss_over
+from tasks.loading.models import outline, prunable_layers
 
 GRID = [0.2, 0.4, 0.6, 0.8]
 FILES = {
@@ -145,8 +145,8 @@ def test_a_budget_that_is_missed_is_told(budgeted, monkeypatch):
     work = budgeted(allocation="knapsack", budget={"parameters": 0.8})
     params = {**work.params, "budget": {"parameters": 0.9}}
     product = pruning.run(replace(work, params=params))
-    monkeypatch.setattr("tasks.promises.remaining", lambda share, of: 10)
-    from tasks.promises import broken_promises
+    monkeypatch.setattr("tasks.amounts.promises.remaining", lambda share, of: 10)
+    from tasks.amounts.promises import broken_promises
     from tasks.recipes import read_recipe
 
     model = outline(work.model)
@@ -197,9 +197,9 @@ def test_a_budget_that_means_nothing_is_refused(budgeted, params, why):
 
 
 def test_the_loss_over_a_data_set_counts_every_token_the_same(budgeted):
-    from tasks.data import read
-    from tasks.fitting import fit
-    from tasks.models import load
+    from tasks.examples.data import read
+    from tasks.examples.fitting import fit
+    from tasks.loading.models import load
 
     work = budgeted(allocation="knapsack", amount=0.5)
     model = load(work.model)

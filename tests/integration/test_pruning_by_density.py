@@ -6,7 +6,7 @@ import pytest
 
 from tasks import pruning
 from tasks.contract import BadInput, Dataset, Work
-from tasks.patterns import pruned_count
+from tasks.masks.patterns import pruned_count
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "wanda", "sparsegpt"])

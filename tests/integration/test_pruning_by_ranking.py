@@ -8,13 +8,13 @@ from safetensors.torch import load_file, save_file
 
 from tasks import pruning, sensitivity
 from tasks.contract import BadInput, Dataset, Work
-from tasks.criteria import CRITERIA, layer_score
-from tasks.data import read
-from tasks.fitting import fit
-from tasks.gathering import gathered, statistics_for
-from tasks.models import load, outline, prunable_layers, rows_of
-from tasks.patterns import mask_of, pruned_count
-from tasks.recount import ArtifactWrong
+from tasks.examples.data import read
+from tasks.examples.fitting import fit
+from tasks.loading.models import load, outline, prunable_layers, rows_of
+from tasks.masks.criteria import CRITERIA, layer_score
+from tasks.masks.patterns import mask_of, pruned_count
+from tasks.statistics.gathering import gathered, statistics_for
+from tasks.writing.recount import ArtifactWrong
 
 DEFAULTS = {"criterion": "magnitude", "pattern": "unstructured", "scope": "model", "amount": 0.5, "skip": []}
 
@@ -37,7 +37,7 @@ def scores_of(path, criterion: str, data) -> dict[str, torch.Tensor]:
     if known.needs_data:
         fitted = fit(read(data), model)
         seen_by = gathered(known, statistics_for(known, model, layers, fitted), model, layers, fitted).of
-    from tasks.criteria import NOTHING
+    from tasks.masks.criteria import NOTHING
 
     return {
         layer.name: layer_score(
@@ -153,11 +153,13 @@ def test_whole_blocks_of_outputs_and_inputs_go(tmp_path, tiny_model, architectur
 
 
 def test_a_block_that_is_not_empty_is_found(tmp_path, tiny_model, monkeypatch):
-    import tasks.changing
+    import tasks.writing.changing
 
-    zeroed = tasks.changing.zeroed
+    zeroed = tasks.writing.changing.zeroed
     monkeypatch.setattr(
-        tasks.changing, "zeroed", lambda layer, weight, mask: zeroed(layer, weight, mask.flip(1).roll(1, 1))
+        tasks.writing.changing,
+        "zeroed",
+        lambda layer, weight, mask: zeroed(layer, weight, mask.flip(1).roll(1, 1)),
     )
     path = tiny_model(tmp_path / "m", "MLPForClassification", config={"num_labels": 8})
     with pytest.raises(ArtifactWrong, match="empty blocks of 4 x 8 and was to have"):

@@ -10,15 +10,17 @@ import torch
 from cases.architectures import KINDS
 from safetensors.torch import load_file, save_file
 
-from tasks import evaluation, hessians, pruning, sensitivity, sweeping
+from tasks import evaluation, pruning, sensitivity
 from tasks.contract import BadInput, Dataset, Product, Work
-from tasks.data import read
-from tasks.fitting import fit
-from tasks.models import Layer, load, outline, prunable_layers, rows_of
-from tasks.patterns import pruned_count
-from tasks.reconstruct import NotPositive
-from tasks.recount import ArtifactWrong
-from tasks.selection import Selection, without_groups
+from tasks.examples.data import read
+from tasks.examples.fitting import fit
+from tasks.loading.models import Layer, load, outline, prunable_layers, rows_of
+from tasks.masks.patterns import pruned_count
+from tasks.masks.reconstruct import NotPositive
+from tasks.masks.selection import Selection, without_groups
+from tasks.statistics import hessians
+from tasks.writing import sweeping
+from tasks.writing.recount import ArtifactWrong
 
 
 @pytest.fixture

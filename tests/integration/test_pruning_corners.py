@@ -10,11 +10,11 @@ import torch
 from cases.prunings import calibration, prune, rows
 from safetensors.torch import load_file, save_file
 
-from tasks.accounts import MARK
 from tasks.contract import BadInput
-from tasks.models import load, outline, prunable_layers
-from tasks.patterns import pruned_count
-from tasks.recount import ArtifactWrong
+from tasks.loading.models import load, outline, prunable_layers
+from tasks.masks.patterns import pruned_count
+from tasks.writing.accounts import MARK
+from tasks.writing.recount import ArtifactWrong
 
 
 def test_wanda_without_calibration_data_is_refused(tmp_path, tiny_model):
@@ -133,12 +133,12 @@ def test_an_artifact_can_be_pruned_again(tmp_path, tiny_model):
 
 
 def test_a_fault_in_writing_is_found_before_anyone_sees_the_artifact(tmp_path, tiny_model, monkeypatch):
-    import tasks.changing
+    import tasks.writing.changing
 
     def careless(layer, weight, mask):
         return [memoryview(weight.numpy().tobytes())]
 
-    monkeypatch.setattr(tasks.changing, "zeroed", careless)
+    monkeypatch.setattr(tasks.writing.changing, "zeroed", careless)
     with pytest.raises(ArtifactWrong, match="zeros"):
         prune(tiny_model(tmp_path / "m", "MLPForClassification"), tmp_path / "out")
 
@@ -164,10 +164,10 @@ def test_weights_at_the_edges_of_float32_have_a_true_reconstruction_error(tmp_pa
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_scores_that_are_no_numbers_are_the_criterions_fault(tmp_path, tiny_model, monkeypatch, value):
-    import tasks.criteria
+    import tasks.masks.criteria
 
-    broken = tasks.criteria.Criterion(score=lambda weight, seen: torch.full_like(weight, float(value)))
-    monkeypatch.setattr(tasks.criteria, "CRITERIA", {"broken": broken})
+    broken = tasks.masks.criteria.Criterion(score=lambda weight, seen: torch.full_like(weight, float(value)))
+    monkeypatch.setattr(tasks.masks.criteria, "CRITERIA", {"broken": broken})
     with pytest.raises(BadInput, match="broken gives NaN or infinity") as caught:
         prune(tiny_model(tmp_path / "m", "MLPForClassification"), tmp_path / "out", criterion="broken")
     assert caught.value.tensor == "layers.0.weight"

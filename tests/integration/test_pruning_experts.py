@@ -10,17 +10,17 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tasks import pruning, sensitivity
-from tasks.batches import batches, logits_of
-from tasks.calibration import input_norms_over
 from tasks.contract import BadInput, Dataset, Product, Work
-from tasks.criteria import CRITERIA, Seen, layer_score, norms_by_row
-from tasks.data import read
-from tasks.experts import expert_layers
-from tasks.fitting import fit
-from tasks.models import load, outline, rows_of, weight_in
-from tasks.patterns import mask_of, pruned_count
-from tasks.recount import ArtifactWrong
-from tasks.selection import select_layers
+from tasks.examples.batches import batches, logits_of
+from tasks.examples.data import read
+from tasks.examples.fitting import fit
+from tasks.loading.experts import expert_layers
+from tasks.loading.models import load, outline, rows_of, weight_in
+from tasks.masks.criteria import CRITERIA, Seen, layer_score, norms_by_row
+from tasks.masks.patterns import mask_of, pruned_count
+from tasks.masks.selection import select_layers
+from tasks.statistics.calibration import input_norms_over
+from tasks.writing.recount import ArtifactWrong
 
 SIZES = {
     "vocab_size": 258,
@@ -336,9 +336,9 @@ def test_experts_can_be_skipped_by_pattern(make_model, tmp_path):
 
 
 def test_a_change_of_an_expert_that_was_to_stay_is_found(make_model, tmp_path, monkeypatch):
-    import tasks.accounts
+    import tasks.writing.accounts
 
-    check = tasks.accounts.recount
+    check = tasks.writing.accounts.recount
 
     def blind(dense, pruned, written, retouched):
         written = {
@@ -347,7 +347,7 @@ def test_a_change_of_an_expert_that_was_to_stay_is_found(make_model, tmp_path, m
         }
         return check(dense, pruned, written, retouched)
 
-    monkeypatch.setattr(tasks.accounts, "recount", blind)
+    monkeypatch.setattr(tasks.writing.accounts, "recount", blind)
     with pytest.raises(ArtifactWrong, match="expert 1 of .* was not to change and did"):
         prune(make_model("gpt_oss"), tmp_path / "out")
 

@@ -9,8 +9,8 @@ from cases.prunings import calibration, kinds, prune, rows
 
 from tasks import evaluation, latency, sensitivity
 from tasks.contract import BadInput, Dataset, Work
-from tasks.layouts import read_layout
-from tasks.weights import open_checkpoint
+from tasks.files.layouts import read_layout
+from tasks.loading.weights import open_checkpoint
 
 KINDS = {
     "LlamaForCausalLM": "text",

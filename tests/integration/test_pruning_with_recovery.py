@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from orchestrator.schemas import result_table, rows_of
+from orchestrator.tables.schemas import result_table, rows_of
 from tasks import evaluation, pruning
 from tasks.contract import BadInput, Dataset, Work
-from tasks.models import load, outline, prunable_layers
-from tasks.recount import ArtifactWrong, digest_of, recount
-from tasks.rewriting import rewrite
-from tasks.weights import open_checkpoint
+from tasks.loading.models import load, outline, prunable_layers
+from tasks.loading.weights import open_checkpoint
+from tasks.writing.recount import ArtifactWrong, digest_of, recount
+from tasks.writing.rewriting import rewrite
 
 FILES = {
     "LlamaForCausalLM": ("text", "text", ()),

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from orchestrator import listing, results, schemas
 from orchestrator.errors import NotPermitted, QueryError
-from orchestrator.folding import fold
-from orchestrator.querying import TABLES, query
 from orchestrator.stores.local import LocalStore
+from orchestrator.tables import listing, results, schemas
+from orchestrator.tables.folding import fold
+from orchestrator.tables.querying import TABLES, query
 
 CommitUnits = Callable[[Any, range], None]
 

@@ -122,7 +122,7 @@ def test_a_whole_fleet_on_two_pools_at_once(cluster, make_small_fleet, tmp_path)
     from orchestrator.controller import Signals
     from orchestrator.execution import RunOptions, execute
     from orchestrator.survey import read_fleet, survey
-    from orchestrator.tables import read_table
+    from orchestrator.tables.delta import read_table
 
     fleet_file = make_small_fleet(models=4)
     seen = survey(*read_fleet(fleet_file), time.time())

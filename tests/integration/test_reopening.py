@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tasks import pruning, reopening
+from tasks import pruning
 from tasks.contract import BadInput, Dataset, Work
-from tasks.models import outline, prunable_layers
-from tasks.recount import ArtifactWrong
-from tasks.reopening import reopen, reopen_in_a_clean_process
+from tasks.loading.models import outline, prunable_layers
+from tasks.writing import reopening
+from tasks.writing.recount import ArtifactWrong
+from tasks.writing.reopening import reopen, reopen_in_a_clean_process
 
 PARAMS = {"criterion": "magnitude", "pattern": "unstructured", "scope": "tensor", "amount": 0.5}
 

@@ -11,7 +11,7 @@ from cases.browser import CHROMIUM, chromium
 from cases.reports import many
 from cases.reports import night as reports_night
 
-from orchestrator.report import ReportData, render_html
+from orchestrator.reports.report import ReportData, render_html
 
 pytestmark = [
     pytest.mark.browser,

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from orchestrator import listing, results, schemas
 from orchestrator.errors import Damaged
+from orchestrator.tables import listing, results, schemas
 
 KEY = hashlib.sha256(b"unit").hexdigest()
 PROVENANCE: Mapping[str, Any] = {

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.row_digest import row_digest
+from orchestrator.tables.row_digest import row_digest
 
 SCHEMA = pa.schema(
     [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.metrics import FLEET, RUN
+from orchestrator.watching.metrics import FLEET, RUN
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "dashboards" / "rules"

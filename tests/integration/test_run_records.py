@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator import listing, results, runs
+from orchestrator import runs
 from orchestrator.errors import Damaged, NotFound, UnknownRun
 from orchestrator.stores.local import LocalStore
+from orchestrator.tables import listing, results
 
 
 def put_status(store: Any, run_id: str, **status: Any) -> None:

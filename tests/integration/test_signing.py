@@ -16,12 +16,12 @@ from google.protobuf import json_format
 from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1 import statement_pb2
 
-from orchestrator import signing
 from orchestrator.artifacts import artifact_files, upload_artifact
-from orchestrator.attestation import PREDICATE_TYPE, STATEMENT_TYPE, statement
 from orchestrator.domain import DataRef, ModelVersion, Step, TaskName, Unit
 from orchestrator.errors import UsageError
-from orchestrator.publishing import publish
+from orchestrator.promotion import signing
+from orchestrator.promotion.attestation import PREDICATE_TYPE, STATEMENT_TYPE, statement
+from orchestrator.promotion.publishing import publish
 from orchestrator.registries.directory_outlet import DirectoryOutlet
 from orchestrator.stores.local import LocalStore
 

@@ -12,13 +12,13 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from orchestrator import runboard, submission
-from orchestrator.clusterspec import ClusterSpec
+from orchestrator.clusters import runboard, submission
+from orchestrator.clusters.jobs import Jobs, token_of
 from orchestrator.errors import NotPermitted, SpecError, UnknownRun, Unreachable, UsageError
-from orchestrator.jobs import Jobs, token_of
+from orchestrator.schedule.window import StopAt
 from orchestrator.simulation.store import MemoryStore
 from orchestrator.spec import load_fleet
-from orchestrator.window import StopAt
+from orchestrator.specs.clusters import ClusterSpec
 
 FLEET = """
 version: 1

@@ -16,7 +16,7 @@ import pytest
 from servers import ray_nodes
 
 from orchestrator.stores.local import LocalStore
-from orchestrator.tables import read_table
+from orchestrator.tables.delta import read_table
 
 pytestmark = pytest.mark.ray
 

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import results, verification
-from orchestrator.aliases import move_alias, move_to
+from orchestrator.care import verification
+from orchestrator.care.verification import verify
 from orchestrator.domain import ModelVersion
-from orchestrator.publishing import publish
+from orchestrator.promotion.aliases import move_alias, move_to
+from orchestrator.promotion.publishing import publish
 from orchestrator.registries.directory_outlet import DirectoryOutlet
 from orchestrator.spec import Fleet
 from orchestrator.stores.local import LocalStore
-from orchestrator.verification import verify
+from orchestrator.tables import results
 
 AT = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
 DATA = b'{"text": "one"}\n' * 50

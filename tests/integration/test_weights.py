@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tasks.contract import BadInput, printable
-from tasks.weights import (
+from tasks.loading.weights import (
     DTYPES,
     check_finite,
     count_not_finite,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from tasks.allocation import by_sensitivity, convex_hull, curves_of, monotone_curve, uniform
+from tasks.amounts.allocation import by_sensitivity, convex_hull, curves_of, monotone_curve, uniform
 from tasks.contract import BadInput
-from tasks.patterns import pruned_count
+from tasks.masks.patterns import pruned_count
 
 GRID = (0.1, 0.3, 0.5, 0.7, 0.9)
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.architectures import ARCHITECTURES, MAX_HIDDEN_LAYERS, MAX_SIZE, MLPForClassification
 from tasks.contract import BadInput
+from tasks.loading.architectures import ARCHITECTURES, MAX_HIDDEN_LAYERS, MAX_SIZE, MLPForClassification
 
 GOOD: dict[str, Any] = {"input_size": 6, "hidden_sizes": [5, 4], "num_labels": 3, "activation": "relu"}
 

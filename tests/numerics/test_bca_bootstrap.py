@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orchestrator.bootstrap import bca_end, bca_of_draws, bca_p, bootstrap_z, from_normal, p_of_draws, widened
+from orchestrator.gate.bootstrap import (
+    bca_end,
+    bca_of_draws,
+    bca_p,
+    bootstrap_z,
+    from_normal,
+    p_of_draws,
+    widened,
+)
 
 RESAMPLES = 20_000
 

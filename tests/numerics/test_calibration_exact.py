@@ -14,12 +14,12 @@ import torch
 from cases.architectures import KINDS
 from torch import nn
 
-from tasks.batches import batches, logits_of
-from tasks.calibration import input_norms, input_norms_over
 from tasks.contract import BadInput, Dataset
-from tasks.data import read
-from tasks.fitting import Fitted, Item, fit
-from tasks.models import Model, load, prunable_layers
+from tasks.examples.batches import batches, logits_of
+from tasks.examples.data import read
+from tasks.examples.fitting import Fitted, Item, fit
+from tasks.loading.models import Model, load, prunable_layers
+from tasks.statistics.calibration import input_norms, input_norms_over
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_the_answer_of_greatest_log_probability_is_chosen(asked):
 def test_how_answers_are_batched_does_not_matter(asked, monkeypatch, batch_tokens):
     work = asked()
     expected = rows_of(work)
-    monkeypatch.setattr("tasks.batches.BATCH_TOKENS", batch_tokens)
+    monkeypatch.setattr("tasks.examples.batches.BATCH_TOKENS", batch_tokens)
     for row, other in zip(expected, rows_of(work), strict=True):
         assert row["probabilities"] == pytest.approx(other["probabilities"], rel=1e-5)
         assert row["prediction"] == other["prediction"]
@@ -102,7 +102,7 @@ def test_scores_that_are_not_numbers_choose_nothing(asked, monkeypatch):
     def broken(logits, targets):
         return torch.full((len(targets),), math.nan, dtype=torch.float64)
 
-    monkeypatch.setattr("tasks.choices.summed_losses", broken)
+    monkeypatch.setattr("tasks.measuring.choices.summed_losses", broken)
     product = evaluation.run(asked())
     assert all(row["loss"] is None and "prediction" not in row for row in product.tables["outcomes"])
     assert {finding.kind for finding in product.findings} == {"non_finite_loss"}

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.calibration import input_norms_over
 from tasks.contract import BadInput
-from tasks.coverage import expert_tokens, fitting
-from tasks.criteria import CRITERIA
-from tasks.experts import expert_layers, fused_weights
-from tasks.fitting import Fitted, Item
-from tasks.models import Layer, Model, Place, prunable_layers
-from tasks.naming import Assembly, Naming
-from tasks.selection import Selection, without_unreached
+from tasks.examples.fitting import Fitted, Item
+from tasks.loading.experts import expert_layers, fused_weights
+from tasks.loading.models import Layer, Model, Place, prunable_layers
+from tasks.loading.naming import Assembly, Naming
+from tasks.masks.criteria import CRITERIA
+from tasks.masks.selection import Selection, without_unreached
+from tasks.statistics.calibration import input_norms_over
+from tasks.statistics.coverage import expert_tokens, fitting
 
 
 class Routed(nn.Module):

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tasks.contract import BadInput
-from tasks.criteria import (
+from tasks.loading.models import Layer
+from tasks.masks.criteria import (
     CRITERIA,
     NOTHING,
     Criterion,
@@ -21,7 +22,6 @@ from tasks.criteria import (
     norms_by_row,
     wanda,
 )
-from tasks.models import Layer
 
 
 def layer(outputs: int, inputs: int, groups: int = 1, transposed: bool = False, shape=None) -> Layer:
@@ -155,9 +155,7 @@ def install(tmp_path, monkeypatch, group: str, name: str, source: str, value: st
 
 
 def test_a_criterion_of_an_installed_package_is_found_by_its_entry_point(tmp_path, monkeypatch):
-    source = (
-        "from tasks.criteria import Criterion\nmine = Criterion(score=lambda weight, seen: -weight.abs())\n"
-    )
+    source = "from tasks.masks.criteria import Criterion\nmine = Criterion(score=lambda weight, seen: -weight.abs())\n"
     install(tmp_path, monkeypatch, "prunefleet.criteria", "largest", source, "their_package:mine")
     found = criterion_named("largest")
     assert isinstance(found, Criterion)

@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 
 from tasks import pruning
 from tasks.contract import Dataset, Work
-from tasks.data import read
-from tasks.fitting import fit
-from tasks.models import load, load_afresh
-from tasks.recovery import split
+from tasks.examples.data import read
+from tasks.examples.fitting import fit
+from tasks.loading.models import load, load_afresh
+from tasks.recovering.recovery import split
 
 FILES = {
     "GPT2LMHeadModel": ("text", "text", ()),
@@ -35,7 +35,7 @@ def recovered(tmp_path, tiny_model, tiny_data, monkeypatch):
 
     def recovered(architecture, cut, config=None, always=True):
         if always:  # untrained models have no loss worth recovering: the step is kept whatever it does to it
-            monkeypatch.setattr("tasks.recovery._measure_of", lambda *_: iter([1.0, 0.0]).__next__)
+            monkeypatch.setattr("tasks.recovering.recovery._measure_of", lambda *_: iter([1.0, 0.0]).__next__)
         name, kind, shape = FILES[architecture]
         path = tiny_model(tmp_path / "model", architecture, config=config)
         data = Dataset(path=tiny_data(tmp_path / "data")[name], kind=kind, split="calibration", shape=shape)
@@ -131,7 +131,7 @@ def test_heads_are_read_by_the_output_of_attention(recovered):
 
 
 def test_what_does_not_help_is_undone(recovered, monkeypatch):
-    monkeypatch.setattr("tasks.recovery._measure_of", lambda *_: iter([1.0, 2.0]).__next__)
+    monkeypatch.setattr("tasks.recovering.recovery._measure_of", lambda *_: iter([1.0, 2.0]).__next__)
     product, out, dense, _ = recovered("BertForSequenceClassification", {"width": 0.5}, always=False)
     (row,) = product.tables["recoveries"]
     assert not row["kept"]

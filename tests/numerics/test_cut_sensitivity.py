@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tasks import pruning, sensitivity
+from tasks.amounts.promises import loss_over
 from tasks.contract import BadInput, Dataset, Work
-from tasks.data import read
-from tasks.fitting import fit
-from tasks.models import load, load_afresh
-from tasks.promises import loss_over
+from tasks.examples.data import read
+from tasks.examples.fitting import fit
+from tasks.loading.models import load, load_afresh
 
 TINY = {"num_key_value_heads": 2, "num_attention_heads": 4}
 ONE = {**TINY, "num_hidden_layers": 1}

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
+from tasks.amounts.densities import BAND, MULTIPLE, erk, outlier_share, owl
 from tasks.contract import BadInput
-from tasks.densities import BAND, MULTIPLE, erk, outlier_share, owl
-from tasks.models import Layer
-from tasks.patterns import pruned_count
+from tasks.loading.models import Layer
+from tasks.masks.patterns import pruned_count
 
 SHAPES = {"a": (64, 128), "b": (512, 512), "c": (10, 64), "d": (32, 16, 3, 3)}
 SIZES = {name: math.prod(shape) for name, shape in SHAPES.items()}

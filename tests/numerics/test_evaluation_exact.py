@@ -16,15 +16,16 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from orchestrator.schemas import result_table, rows_of
-from tasks import batches as batching
-from tasks import evaluation, tokenlosses
-from tasks.architectures import ARCHITECTURES
-from tasks.batches import batches
+from orchestrator.tables.schemas import result_table, rows_of
+from tasks import evaluation
 from tasks.contract import BadInput, Dataset, Work
-from tasks.data import read
-from tasks.fitting import fit
-from tasks.models import load
+from tasks.examples import batches as batching
+from tasks.examples.batches import batches
+from tasks.examples.data import read
+from tasks.examples.fitting import fit
+from tasks.loading.architectures import ARCHITECTURES
+from tasks.loading.models import load
+from tasks.measuring import tokenlosses
 
 LANGUAGE_MODELS = ("LlamaForCausalLM", "GPT2LMHeadModel")
 CLASSIFIERS = (

@@ -10,14 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from orchestrator import judging
-from orchestrator.schemas import result_table, rows_of
-from tasks import evaluation, fidelity, pruning
-from tasks.batches import batches, logits_of
+from orchestrator.gate import judging
+from orchestrator.tables.schemas import result_table, rows_of
+from tasks import evaluation, pruning
 from tasks.contract import BadInput, Dataset, Work
-from tasks.data import read
-from tasks.fitting import fit
-from tasks.models import load
+from tasks.examples.batches import batches, logits_of
+from tasks.examples.data import read
+from tasks.examples.fitting import fit
+from tasks.loading.models import load
+from tasks.measuring import fidelity
 
 FREE = {"fidelity": True}
 FILES = {

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tasks import batches as batching
-from tasks import tokenizing
-from tasks.batches import batch_tokens_for, batches
 from tasks.contract import BadInput, Dataset
-from tasks.data import read
-from tasks.fitting import Fitted, Item, fit
-from tasks.models import Model, load
+from tasks.examples import batches as batching
+from tasks.examples import tokenizing
+from tasks.examples.batches import batch_tokens_for, batches
+from tasks.examples.data import read
+from tasks.examples.fitting import Fitted, Item, fit
+from tasks.loading.models import Model, load
 
 
 @pytest.fixture

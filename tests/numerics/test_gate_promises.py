@@ -6,8 +6,8 @@ import gatecases
 import numpy as np
 import pytest
 
-from orchestrator.decision import BLOCK, INCONCLUSIVE
-from orchestrator.statistics import fewest_flips
+from orchestrator.gate.decision import BLOCK, INCONCLUSIVE
+from orchestrator.gate.statistics import fewest_flips
 
 
 @pytest.mark.parametrize(("slices", "samples", "models"), [(1, 200, 4000), (20, 200, 2000), (100, 100, 500)])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from orchestrator.statistics import (
+from orchestrator.gate.statistics import (
     answers_needed,
     drop_bounds,
     examples_needed,

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from tasks import pruning, sensitivity
 from tasks.contract import Dataset, Work
-from tasks.criteria import CRITERIA, Criterion, Seen, criterion_named, layer_score
-from tasks.data import read
-from tasks.fitting import fit
-from tasks.gathering import gathered, statistics_for
-from tasks.models import load, prunable_layers, rows_of
-from tasks.moments import moments_of, side_by_side
-from tasks.patterns import mask_of
+from tasks.examples.data import read
+from tasks.examples.fitting import fit
+from tasks.loading.models import load, prunable_layers, rows_of
+from tasks.masks.criteria import CRITERIA, Criterion, Seen, criterion_named, layer_score
+from tasks.masks.patterns import mask_of
+from tasks.statistics.gathering import gathered, statistics_for
+from tasks.statistics.moments import moments_of, side_by_side
 
 KINDS = {
     "LlamaForCausalLM": ("text", "text", ()),
@@ -53,8 +53,8 @@ def seen_of(criterion: Criterion, path, data):
 
 def every_input(model, layer, data) -> np.ndarray:
     """All vectors that the layer's rows see, [vectors, inputs]; unfolded by torch for convolutions."""
-    from tasks.batches import batches, logits_of
-    from tasks.hessians import unfolded
+    from tasks.examples.batches import batches, logits_of
+    from tasks.statistics.hessians import unfolded
 
     part, found = model.module.get_submodule(layer.name), []
 
@@ -214,12 +214,14 @@ def test_what_a_trial_tries_is_what_the_prune_task_writes(calibration, tmp_path,
 
 
 def test_more_passes_than_one_are_told_and_change_nothing(calibration, tmp_path, monkeypatch):
-    import tasks.gathering
+    import tasks.statistics.gathering
 
     path, data = calibration("MLPForClassification")
     pruning.run(prune(path, data, tmp_path / "one", criterion="fisher"))
-    of = tasks.gathering.gradients
-    monkeypatch.setattr(tasks.gathering, "gradients", lambda *given, **named: of(*given, **named, limit=0))
+    of = tasks.statistics.gathering.gradients
+    monkeypatch.setattr(
+        tasks.statistics.gathering, "gradients", lambda *given, **named: of(*given, **named, limit=0)
+    )
     product = pruning.run(prune(path, data, tmp_path / "three", criterion="fisher"))
     (told,) = [finding for finding in product.findings if finding.kind == "calibration_passes"]
     assert told.message.startswith("3 passes over the calibration data gathered")
@@ -240,7 +242,7 @@ def test_a_layer_without_any_gradient_is_told(calibration, tmp_path):
 
 
 def test_a_criterion_of_somebody_else_may_ask_for_the_same(calibration, tmp_path, monkeypatch):
-    import tasks.criteria
+    import tasks.masks.criteria
 
     theirs = Criterion(
         score=lambda weight, seen: (
@@ -249,7 +251,7 @@ def test_a_criterion_of_somebody_else_may_ask_for_the_same(calibration, tmp_path
         needs=frozenset({"norms", "gradient_norms", "drawn"}),
         seed=0,
     )
-    monkeypatch.setattr(tasks.criteria, "CRITERIA", {"theirs": theirs})
+    monkeypatch.setattr(tasks.masks.criteria, "CRITERIA", {"theirs": theirs})
     assert criterion_named("theirs", 5).seed == 5
     path, data = calibration("MLPForClassification")
     pruning.run(prune(path, data, tmp_path / "out", criterion="theirs"))

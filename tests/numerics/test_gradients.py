@@ -13,12 +13,12 @@ from cases.architectures import KINDS
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from tasks.batches import batches, logits_of
 from tasks.contract import BadInput, Dataset
-from tasks.data import read
-from tasks.fitting import Fitted, Item, fit
-from tasks.gradients import gradient_bytes, gradients
-from tasks.models import Model, load, prunable_layers, rows_of
+from tasks.examples.batches import batches, logits_of
+from tasks.examples.data import read
+from tasks.examples.fitting import Fitted, Item, fit
+from tasks.loading.models import Model, load, prunable_layers, rows_of
+from tasks.statistics.gradients import gradient_bytes, gradients
 
 
 @pytest.fixture

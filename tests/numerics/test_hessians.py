@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.calibration import input_norms
 from tasks.contract import Dataset
-from tasks.data import read
-from tasks.fitting import fit
-from tasks.hessians import hessian_bytes, hessians, unfolded
-from tasks.models import Layer, load, prunable_layers
-from tasks.passes import Passes
+from tasks.examples.data import read
+from tasks.examples.fitting import fit
+from tasks.loading.models import Layer, load, prunable_layers
+from tasks.statistics.calibration import input_norms
+from tasks.statistics.hessians import hessian_bytes, hessians, unfolded
+from tasks.statistics.passes import Passes
 
 KINDS = {
     "LlamaForCausalLM": ("text", "text", ()),

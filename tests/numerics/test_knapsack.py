@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import knapsack
-from tasks.allocation import (
+from tasks.amounts import knapsack
+from tasks.amounts.allocation import (
     Goal,
     by_sensitivity,
     curves_of,
@@ -20,9 +20,9 @@ from tasks.allocation import (
     remaining,
     share_of_weights,
 )
+from tasks.amounts.knapsack import choices_of, choose_for_goal, choose_for_quality
 from tasks.contract import BadInput
-from tasks.knapsack import choices_of, choose_for_goal, choose_for_quality
-from tasks.patterns import pruned_count
+from tasks.masks.patterns import pruned_count
 
 GRID = (0.25, 0.5, 0.75)
 

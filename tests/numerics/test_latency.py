@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 from tasks import latency, pruning
 from tasks.contract import Dataset, Work
-from tasks.timing import LEAST_BLOCKS, Block, lowest_rank, speed_of
+from tasks.measuring.timing import LEAST_BLOCKS, Block, lowest_rank, speed_of
 
 ASKED = {"batch": 2, "sequence": 8, "repetitions": 6}
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.allocation import (
+from tasks.amounts.allocation import (
     Goal,
     by_sensitivity,
     convex_hull,
@@ -19,9 +19,9 @@ from tasks.allocation import (
     for_quality,
     monotone_curve,
 )
+from tasks.amounts.knapsack import choose_for_goal, choose_for_quality
 from tasks.contract import BadInput
-from tasks.knapsack import choose_for_goal, choose_for_quality
-from tasks.patterns import pruned_count
+from tasks.masks.patterns import pruned_count
 
 GRID = (0.25, 0.5, 0.75)
 LEAST = st.sampled_from([0.125, 0.25, 0.375, 0.5])

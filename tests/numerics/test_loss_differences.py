@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 
-from tasks.differences import difference, mean_loss
+from tasks.measuring.differences import difference, mean_loss
 
 
 def test_a_mean_loss_counts_each_token_the_same():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from orchestrator import judging
-from orchestrator.f1 import RESAMPLES, f1_drops, macro_f1
+from orchestrator.gate import judging
+from orchestrator.gate.f1 import RESAMPLES, f1_drops, macro_f1
 
 
 def drawn(rng, samples, classes, mistaken):

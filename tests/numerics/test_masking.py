@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-import tasks.masking
-from tasks.criteria import CRITERIA, NOTHING, Criterion, Seen, layer_score, norms_by_row
-from tasks.masking import mask_layer, zeroed
-from tasks.models import Layer, prunable_layers
-from tasks.patterns import NotANumber, mask_of
+import tasks.masks.masking
+from tasks.loading.models import Layer, prunable_layers
+from tasks.masks.criteria import CRITERIA, NOTHING, Criterion, Seen, layer_score, norms_by_row
+from tasks.masks.masking import mask_layer, zeroed
+from tasks.masks.patterns import NotANumber, mask_of
 
 
 def layers() -> list[tuple[Layer, torch.Tensor]]:
@@ -33,7 +33,7 @@ def layers() -> list[tuple[Layer, torch.Tensor]]:
 @pytest.mark.parametrize("criterion", ["magnitude", "wanda"])
 @pytest.mark.parametrize("block", [1, 50, 1 << 20])
 def test_blocks_of_rows_change_nothing(monkeypatch, pattern, scope, amount, criterion, block):
-    monkeypatch.setattr(tasks.masking, "_BLOCK", block)
+    monkeypatch.setattr(tasks.masks.masking, "_BLOCK", block)
     for layer, weight in layers():
         squares = torch.rand(layer.inputs, dtype=torch.float64)
         seen = Seen(norms=norms_by_row(layer, squares)) if criterion == "wanda" else NOTHING

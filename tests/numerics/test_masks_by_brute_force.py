@@ -12,11 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.criteria import CRITERIA, KINDS, Seen, layer_score
-from tasks.masking import mask_layer
-from tasks.models import Layer
-from tasks.patterns import NotANumber, block_of, kept_of_group, mask_of
-from tasks.ranking import counts_of_lowest, keys_in_order
+from tasks.loading.models import Layer
+from tasks.masks.criteria import CRITERIA, KINDS, Seen, layer_score
+from tasks.masks.masking import mask_layer
+from tasks.masks.patterns import NotANumber, block_of, kept_of_group, mask_of
+from tasks.writing.ranking import counts_of_lowest, keys_in_order
 
 Rows = Sequence[Sequence[float]]
 AMOUNTS = (0.0, 0.1, 0.35, 0.5, 0.9, 1.0)
@@ -109,7 +109,7 @@ WEIGHTS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "1:8", "block:2x4", "block:4x1", "block:1x8"])
 def test_the_mask_of_a_layer_is_that_of_a_full_sort(monkeypatch, criterion, dtype, pattern):
-    import tasks.masking
+    import tasks.masks.masking
 
     generator = torch.Generator().manual_seed(7)
     is_n_of_m = kept_of_group(pattern) is not None
@@ -123,7 +123,7 @@ def test_the_mask_of_a_layer_is_that_of_a_full_sort(monkeypatch, criterion, dtyp
             for amount in (None,) if is_n_of_m else AMOUNTS:
                 for scope in (None,) if is_n_of_m else ("tensor", "row"):
                     for entries in (1, 1 << 20):
-                        monkeypatch.setattr(tasks.masking, "_BLOCK", entries)
+                        monkeypatch.setattr(tasks.masks.masking, "_BLOCK", entries)
                         found = mask_layer(
                             known, layer, weight, seen,
                             amount=1 - 2 / 4 if pattern == "2:4" else 7 / 8 if is_n_of_m else amount,

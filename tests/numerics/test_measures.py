@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tasks.measures import dense_flops, parameter_names
-from tasks.models import load, outline, prunable_layers
+from tasks.loading.models import load, outline, prunable_layers
+from tasks.measuring.measures import dense_flops, parameter_names
 
 
 def test_a_perceptron_multiplies_every_weight_once_an_example(tmp_path, tiny_model):

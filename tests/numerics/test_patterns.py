@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.patterns import kept_of_group, mark_upright, mask_lowest, mask_of, pruned_count
+from tasks.masks.patterns import kept_of_group, mark_upright, mask_lowest, mask_of, pruned_count
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 

@@ -11,7 +11,7 @@ from cases.programs import example_of, export, members_of, program_of
 from torch import nn
 
 from tasks.contract import BadInput
-from tasks.models import load_afresh, outline, prunable_layers
+from tasks.loading.models import load_afresh, outline, prunable_layers
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.models import Layer
-from tasks.patterns import NotANumber, mask_of, pruned_count
-from tasks.reconstruct import BLOCK, DAMPINGS, NotPositive, block_quotas, factor_of, reconstruct, sweep
+from tasks.loading.models import Layer
+from tasks.masks.patterns import NotANumber, mask_of, pruned_count
+from tasks.masks.reconstruct import BLOCK, DAMPINGS, NotPositive, block_quotas, factor_of, reconstruct, sweep
 
 
 def drawn(outputs: int, inputs: int, seed: int = 0, tokens: int = 400) -> tuple[torch.Tensor, torch.Tensor]:

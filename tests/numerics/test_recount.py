@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tasks.models import Layer
-from tasks.recount import ArtifactWrong, Written, count_nonzero, recount
-from tasks.weights import Checkpoint, open_checkpoint
+from tasks.loading.models import Layer
+from tasks.loading.weights import Checkpoint, open_checkpoint
+from tasks.writing.recount import ArtifactWrong, Written, count_nonzero, recount
 
 LAYER = Layer(name="l", weight="l.weight", shape=(4, 8), parameters=32, outputs=4, inputs=8)
 

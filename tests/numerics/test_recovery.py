@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from tasks import recovery
-from tasks.batches import batches, logits_of
-from tasks.batchnorm import batch_norms, reestimate_
-from tasks.bias import correct_, correction, mean_inputs
+from tasks.amounts.promises import loss_over
 from tasks.contract import BadInput, Dataset
-from tasks.data import read
-from tasks.distillation import Lessons, adam_step_, distill_, divergence
-from tasks.fitting import fit
-from tasks.models import Layer, load_afresh, prunable_layers, rows_of
-from tasks.promises import loss_over
-from tasks.recovery import recover_, split
+from tasks.examples.batches import batches, logits_of
+from tasks.examples.data import read
+from tasks.examples.fitting import fit
+from tasks.loading.models import Layer, load_afresh, prunable_layers, rows_of
+from tasks.recovering import recovery
+from tasks.recovering.batchnorm import batch_norms, reestimate_
+from tasks.recovering.bias import correct_, correction, mean_inputs
+from tasks.recovering.distillation import Lessons, adam_step_, distill_, divergence
+from tasks.recovering.recovery import recover_, split
 
 FILES = {
     "LlamaForCausalLM": ("text", "text", ()),
@@ -94,7 +94,7 @@ def test_how_the_examples_are_batched_does_not_matter(pair, monkeypatch, batch_t
     _, pruned, _, fitted = pair("ResNetForImageClassification")
     twin = replace(pruned, module=copy.deepcopy(pruned.module))
     reestimate_(pruned, fitted)
-    monkeypatch.setattr("tasks.batches.BATCH_TOKENS", batch_tokens)
+    monkeypatch.setattr("tasks.examples.batches.BATCH_TOKENS", batch_tokens)
     for name in reestimate_(twin, fitted):
         torch.testing.assert_close(twin.module.state_dict()[name], pruned.module.state_dict()[name])
 
@@ -110,8 +110,8 @@ def test_a_far_mean_does_not_swallow_the_variance():
 
     import numpy as np
 
-    from tasks.fitting import Fitted, Item
-    from tasks.models import Model
+    from tasks.examples.fitting import Fitted, Item
+    from tasks.loading.models import Model
 
     rng = np.random.default_rng(0)
     rows = (1e4 + rng.normal(size=(50, 2))).astype(np.float32)
@@ -172,7 +172,7 @@ def test_convolutions_are_corrected_over_all_places_and_by_group(groups):
     )  # fmt: skip
     pruned = torch.where(torch.rand(weight.shape) > 0.5, weight, torch.zeros(()))
     inputs = torch.rand(5, 4, 7, 7)
-    from tasks.hessians import unfolded
+    from tasks.statistics.hessians import unfolded
 
     mean = unfolded(convolution, inputs).double().mean(0)
     missing = correction(layer, weight, pruned, mean)
@@ -248,7 +248,7 @@ def test_the_pruned_model_comes_nearer_to_the_dense_one(pair, architecture):
 
 
 def test_the_same_seed_learns_the_same_and_another_does_not(pair, monkeypatch):
-    monkeypatch.setattr("tasks.batches.BATCH_TOKENS", 200)
+    monkeypatch.setattr("tasks.examples.batches.BATCH_TOKENS", 200)
     made = pair(dtype="bfloat16")
     start = copy.deepcopy(made[1].module)
     found = []

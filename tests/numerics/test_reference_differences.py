@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 from tasks import pruning
 from tasks.contract import Dataset, Work
-from tasks.data import read
-from tasks.fitting import fit
-from tasks.models import Layer, load_afresh
-from tasks.patterns import mask_of, pruned_count
-from tasks.reconstruct import BLOCK, factor_of, reconstruct, sweep
+from tasks.examples.data import read
+from tasks.examples.fitting import fit
+from tasks.loading.models import Layer, load_afresh
+from tasks.masks.patterns import mask_of, pruned_count
+from tasks.masks.reconstruct import BLOCK, factor_of, reconstruct, sweep
 
 
 def their_threshold(scores: torch.Tensor, amount: float) -> torch.Tensor:

@@ -13,16 +13,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import judging
-from orchestrator.schemas import result_table, rows_of
+from orchestrator.gate import judging
+from orchestrator.tables.schemas import result_table, rows_of
 from tasks import evaluation, latency, pruning, sensitivity
-from tasks.batches import batches, logits_of
 from tasks.contract import BadInput, Dataset, Work
-from tasks.data import read
-from tasks.embeddings import cosine_distances, pooled
-from tasks.families import FAMILIES, answer_of
-from tasks.fitting import fit
-from tasks.models import load
+from tasks.examples.batches import batches, logits_of
+from tasks.examples.data import read
+from tasks.examples.embeddings import cosine_distances, pooled
+from tasks.examples.fitting import fit
+from tasks.loading.families import FAMILIES, answer_of
+from tasks.loading.models import load
 
 FREE = {"fidelity": True}
 ENCODERS = {

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from tasks import replay
-from tasks.batches import Batch, batches
-from tasks.chains import chain_of, survey
 from tasks.evaluation import score
-from tasks.fitting import Fitted, Item
-from tasks.models import Model, prunable_layers
-from tasks.replay import Replay
-from tasks.trials import part_of, pruned
+from tasks.examples.batches import Batch, batches
+from tasks.examples.fitting import Fitted, Item
+from tasks.loading.models import Model, prunable_layers
+from tasks.replaying import replay
+from tasks.replaying.chains import chain_of, survey
+from tasks.replaying.replay import Replay
+from tasks.replaying.trials import part_of, pruned
 
 WIDTH = 6
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tasks.contract import BadInput
-from tasks.models import outline, prunable_layers
-from tasks.selection import select_layers, stored_names
+from tasks.loading.models import outline, prunable_layers
+from tasks.masks.selection import select_layers, stored_names
 
 
 def chosen(path, pattern="unstructured", skip=()):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.axes import Axis, Dim
 from tasks.contract import BadInput
-from tasks.holding import holding
-from tasks.symmetry import Group, Slot, groups_of, permuted
+from tasks.cutting.axes import Axis, Dim
+from tasks.cutting.symmetry import Group, Slot, groups_of, permuted
+from tasks.statistics.holding import holding
 
 WIDE = 6
 

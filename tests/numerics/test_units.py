@@ -7,15 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.axes import Axis, Dim
-from tasks.choosing import best_blocks
 from tasks.contract import BadInput
-from tasks.criteria import NOTHING, Seen, criterion_named
-from tasks.cutrecipes import read_cut
-from tasks.cuts import Cut, without
-from tasks.models import Layer
-from tasks.symmetry import Group, Slot
-from tasks.units import choose, kept_count, readers, worth
+from tasks.cutting.axes import Axis, Dim
+from tasks.cutting.choosing import best_blocks
+from tasks.cutting.cutrecipes import read_cut
+from tasks.cutting.cuts import Cut, without
+from tasks.cutting.symmetry import Group, Slot
+from tasks.cutting.units import choose, kept_count, readers, worth
+from tasks.loading.models import Layer
+from tasks.masks.criteria import NOTHING, Seen, criterion_named
 
 
 def an_axis(count, kind="width", dims=()):

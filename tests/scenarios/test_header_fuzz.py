@@ -58,7 +58,7 @@ def test_configs_that_lie_give_a_refusal_or_an_empty_module(
     tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     """transformers computes with whatever a config says; nothing of that may end otherwise, or take long."""
-    from tasks.models import build_on_meta
+    from tasks.loading.models import build_on_meta
 
     architectures = (
         "LlamaForCausalLM",

@@ -19,9 +19,9 @@ import psutil
 import pytest
 from servers import ray_nodes
 
-from orchestrator import folding, results, schemas
 from orchestrator.stores.local import LocalStore
-from orchestrator.tables import read_table
+from orchestrator.tables import folding, results, schemas
+from orchestrator.tables.delta import read_table
 
 pytestmark = pytest.mark.ray
 

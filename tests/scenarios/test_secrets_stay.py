@@ -16,17 +16,18 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from prometheus_client import generate_latest
 
-from orchestrator import records, worker
+from orchestrator import worker
 from orchestrator.backends.children import _run
 from orchestrator.controller import Signals
 from orchestrator.domain import Failure
 from orchestrator.errors import Damaged, RegistryError
 from orchestrator.execution import RunOptions, execute
 from orchestrator.ports import AttemptEnded
-from orchestrator.querying import TABLES, query
-from orchestrator.run_metrics import RunMetrics
 from orchestrator.spec import load_fleet
 from orchestrator.survey import survey
+from orchestrator.tables import records
+from orchestrator.tables.querying import TABLES, query
+from orchestrator.watching.run_metrics import RunMetrics
 from tasks.contract import BadInput
 
 FAILURES = 1000

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator import results
 from orchestrator.stores.local import LocalStore
+from orchestrator.tables import results
 
 KINDS = ("local", pytest.param("ceph", marks=pytest.mark.s3))
 

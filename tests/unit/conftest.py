@@ -7,9 +7,9 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from orchestrator.costs import Costs
 from orchestrator.domain import Catalog, ModelVersion, Pool
 from orchestrator.planning import DataFile, build_plan
+from orchestrator.schedule.costs import Costs
 from orchestrator.spec import load_fleet
 
 FLEET = """

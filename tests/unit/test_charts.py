@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.charts import (
+from orchestrator.reports.charts import (
     HEAT_STEPS,
     Amounts,
     Curve,
@@ -24,9 +24,9 @@ from orchestrator.charts import (
     number_short,
     share_bar,
 )
-from orchestrator.reportdrawings import family, natural, short_names
-from orchestrator.scatterplot import Point, scatter
-from orchestrator.svg import Box, Scale, element, fit, mark, place_label, scale_of, text_width
+from orchestrator.reports.drawings import family, natural, short_names
+from orchestrator.reports.scatterplot import Point, scatter
+from orchestrator.reports.svg import Box, Scale, element, fit, mark, place_label, scale_of, text_width
 
 finite = st.floats(-1e6, 1e6)
 

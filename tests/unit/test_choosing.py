@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from orchestrator.publishing import Candidate, choose, published_version
+from orchestrator.promotion.publishing import Candidate, choose, published_version
 
 
 def candidate(version: str = "v1", recipe: str = "r", nonzero: int = 100, drop: float = 0.0) -> Candidate:

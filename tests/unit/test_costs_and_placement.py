@@ -8,9 +8,9 @@ import random
 
 import pytest
 
-from orchestrator.costs import Costs, memory_bytes, money, prior_seconds
-from orchestrator.forecast import has_room
-from orchestrator.placement import _fractional_makespan, place, pools_of
+from orchestrator.schedule.costs import Costs, memory_bytes, money, prior_seconds
+from orchestrator.schedule.forecast import has_room
+from orchestrator.schedule.placement import _fractional_makespan, place, pools_of
 
 
 @pytest.fixture

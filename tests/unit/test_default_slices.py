@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import judging
-from orchestrator.default_slices import default_groups
+from orchestrator.gate import judging
+from orchestrator.gate.default_slices import default_groups
 
 KINDS = ("label", "confidence", "length")
 

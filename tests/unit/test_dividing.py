@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.costs import Costs
-from orchestrator.dividing import Block, cut, divide, makespan
+from orchestrator.clusters.dividing import Block, cut, divide, makespan
 from orchestrator.errors import SpecError
-from orchestrator.forecast import Forecast
-from orchestrator.placement import pools_of
+from orchestrator.schedule.costs import Costs
+from orchestrator.schedule.forecast import Forecast
+from orchestrator.schedule.placement import pools_of
 from orchestrator.spec import load_fleet
 
 NAMES = ("a", "b", "c")

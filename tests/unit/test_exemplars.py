@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import judging
-from orchestrator.exemplars import LEAST, MOST, exemplars
-from orchestrator.schemas import result_table, rows_of
+from orchestrator.gate import judging
+from orchestrator.gate.exemplars import LEAST, MOST, exemplars
+from orchestrator.tables.schemas import result_table, rows_of
 
 
 def classified(example, sure, **more):

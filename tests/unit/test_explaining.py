@@ -10,8 +10,8 @@ import pytest
 from orchestrator.domain import TaskName
 from orchestrator.errors import UsageError
 from orchestrator.explaining import differences, explain, find_units, made_of, nearest
-from orchestrator.placement import place
 from orchestrator.planning import VERSIONS, unit_key
+from orchestrator.schedule.placement import place
 
 
 def only(plan, task, recipe):

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.domain import UnitReport, UnitStatus
-from orchestrator.fairness import BAND_SECONDS, OTHERS, bands_of, order, saving_of, team_of, turns
-from orchestrator.placement import pools_of
 from orchestrator.ports import AttemptEnded
-from orchestrator.scheduling import Start, begin, decide, observe
-from orchestrator.teamspec import TeamSpec
-from orchestrator.tonight import tonight
+from orchestrator.schedule.fairness import BAND_SECONDS, OTHERS, bands_of, order, saving_of, team_of, turns
+from orchestrator.schedule.placement import pools_of
+from orchestrator.schedule.scheduling import Start, begin, decide, observe
+from orchestrator.schedule.tonight import tonight
+from orchestrator.specs.teams import TeamSpec
 
 FLEET = """
 version: 1

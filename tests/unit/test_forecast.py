@@ -8,10 +8,10 @@ import random
 
 import pytest
 
-from orchestrator.costs import Costs, Fit
 from orchestrator.domain import TaskName
-from orchestrator.forecast import Forecast, has_room
-from orchestrator.placement import place
+from orchestrator.schedule.costs import Costs, Fit
+from orchestrator.schedule.forecast import Forecast, has_room
+from orchestrator.schedule.placement import place
 
 
 @pytest.fixture

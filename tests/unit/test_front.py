@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.front import front, staircase
+from orchestrator.reports.front import front, staircase
 
 VALUES = st.sampled_from([0.0, 1.0, 2.0, 3.0, math.inf])
 ROWS = st.lists(st.tuples(VALUES, VALUES, VALUES), max_size=12)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.gains import Gain, count_gains, expectation, gain_of
+from orchestrator.reports.gains import Gain, count_gains, expectation, gain_of
 
 RULE = ({"kind": "no_speedup"},)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.garbage import DAY, SHORTEST, Facts, Kind, Limits, Thing, garbage, held_back, is_old
+from orchestrator.care.garbage import DAY, SHORTEST, Facts, Kind, Limits, Thing, garbage, held_back, is_old
 
 NOW = 1_800_000_000.0
 LIMITS = Limits(at=NOW, older_than=7 * DAY)

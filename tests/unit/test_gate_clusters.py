@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator import judging
 from orchestrator.domain import TaskName
-from orchestrator.inference import unchanged_bound
+from orchestrator.gate import judging
+from orchestrator.gate.inference import unchanged_bound
 
 GATES = {"max_drop": 0.05, "max_slice_drop": None, "confidence": 0.95, "min_samples": 10}
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from cases.verdicts import answer, answers, judged, kinds, overall, text
 
-from orchestrator.gates import Gates
-from orchestrator.statistics import drop_bounds, share_bound
+from orchestrator.gate.gates import Gates
+from orchestrator.gate.statistics import drop_bounds, share_bound
 
 
 def test_accuracy_counts_points_flips_and_the_tango_interval_of_the_change():

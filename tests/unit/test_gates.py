@@ -9,12 +9,12 @@ from cases.verdicts import GATES, answer, answers, judged, kinds, overall, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import judging
-from orchestrator.comparison import Comparison
-from orchestrator.gates import Gates, by_evidence
-from orchestrator.pairing import ALL, pair
-from orchestrator.schemas import result_table, rows_of
-from orchestrator.statistics import answers_needed, drop_bounds, holm, mcnemar_p
+from orchestrator.gate import judging
+from orchestrator.gate.comparison import Comparison
+from orchestrator.gate.gates import Gates, by_evidence
+from orchestrator.gate.pairing import ALL, pair
+from orchestrator.gate.statistics import answers_needed, drop_bounds, holm, mcnemar_p
+from orchestrator.tables.schemas import result_table, rows_of
 from tasks.contract import Finding
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.harmless import MAX_CHARACTERS, is_harmless
+from tasks.files.harmless import MAX_CHARACTERS, is_harmless
 
 
 @pytest.mark.parametrize(

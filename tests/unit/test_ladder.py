@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.ladder import MOST_TIMINGS, STEPS, findings_of, ladder, least_that_will_do
-from tasks.timing import Speed, Spread
+from tasks.amounts.ladder import MOST_TIMINGS, STEPS, findings_of, ladder, least_that_will_do
+from tasks.measuring.timing import Speed, Spread
 
 ANY = Spread(median=1.0, low=1.0, high=1.0)
 

@@ -11,11 +11,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.domain import Failure, FailureClass, Shard, UnitReport, UnitStatus
-from orchestrator.metrics import FINDING_KINDS, FLEET, RUN, register
-from orchestrator.placement import Placement
 from orchestrator.ports import AttemptEnded
-from orchestrator.run_metrics import RunMetrics
-from orchestrator.scheduling import Start, begin, decide, observe
+from orchestrator.schedule.placement import Placement
+from orchestrator.schedule.scheduling import Start, begin, decide, observe
+from orchestrator.watching.metrics import FINDING_KINDS, FLEET, RUN, register
+from orchestrator.watching.run_metrics import RunMetrics
 
 PLACEMENT = Placement(misfits={}, lower_bound_seconds=12.0, work_seconds={"cpu": 40.0}, peak_memory_bytes=1)
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from orchestrator.placement import place
 from orchestrator.planview import as_json, notices, recipe_rows, state_of, summary
+from orchestrator.schedule.placement import place
 
 
 @pytest.fixture

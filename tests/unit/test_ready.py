@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from orchestrator.forecast import Forecast
-from orchestrator.ready import Ready, load_of
+from orchestrator.schedule.forecast import Forecast
+from orchestrator.schedule.ready import Ready, load_of
 
 
 @pytest.fixture

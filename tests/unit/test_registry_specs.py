@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.registryspec import HuggingFaceRegistrySpec, MlflowRegistrySpec, S3RegistrySpec
+from orchestrator.specs.registries import HuggingFaceRegistrySpec, MlflowRegistrySpec, S3RegistrySpec
 
 
 @pytest.mark.parametrize(

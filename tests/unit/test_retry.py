@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from orchestrator.domain import FailureClass
-from orchestrator.retry import MAX_DELAY, POLICY, Action, after
+from orchestrator.schedule.retry import MAX_DELAY, POLICY, Action, after
 
 RETRY, QUARANTINE, GIVE_UP, STOP = Action.RETRY, Action.QUARANTINE, Action.GIVE_UP, Action.STOP_RUN
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.reportcases import Case, Change
-from orchestrator.rundiff import COLUMNS, Turn, differences, figures_of
+from orchestrator.reports.cases import Case, Change
+from orchestrator.reports.rundiff import COLUMNS, Turn, differences, figures_of
 
 
 def part(name, value):

@@ -9,7 +9,7 @@ from cases.schedules import ENDED, broken, died, done, run_to_end, starts
 
 from orchestrator.domain import FailureClass, TaskName, UnitReport, UnitStatus
 from orchestrator.ports import AttemptEnded
-from orchestrator.scheduling import (
+from orchestrator.schedule.scheduling import (
     KILL_AFTER_SECONDS,
     MIN_DEADLINE_SECONDS,
     MIN_SHARD_SECONDS,

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from orchestrator.placement import place
+from orchestrator.schedule.placement import place
 from orchestrator.simulation.capacity import Assumptions, nodes_of, simulate, with_another_slot
 from orchestrator.simulation.drawing import shares, utilization
 from orchestrator.simulation.whatif import as_json, nothing_cached, scenarios

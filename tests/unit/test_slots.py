@@ -12,9 +12,9 @@ from zoneinfo import ZoneInfo, available_timezones
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.due import EARLY_SECONDS, Duty, due
-from orchestrator.nightspec import NotifySpec, ScheduleSpec
-from orchestrator.slots import between, following, instant, latest
+from orchestrator.nights.due import EARLY_SECONDS, Duty, due
+from orchestrator.nights.slots import between, following, instant, latest
+from orchestrator.specs.nights import NotifySpec, ScheduleSpec
 
 DAY = 86_400.0
 BERLIN = "Europe/Berlin"

@@ -9,11 +9,11 @@ from pathlib import Path, PurePosixPath
 import pytest
 from pydantic import TypeAdapter
 
-from orchestrator import yamltext
 from orchestrator.errors import SpecError
-from orchestrator.registryspec import SPECS, RegistrySpec
 from orchestrator.spec import SCHEMA_FILE, json_schema, load_fleet
-from orchestrator.specparts import size_in_bytes
+from orchestrator.specs import yamltext
+from orchestrator.specs.parts import size_in_bytes
+from orchestrator.specs.registries import SPECS, RegistrySpec
 
 HERE = Path(__file__)
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.domain import ModelVersion, TaskName
-from orchestrator.gates import Gates
-from orchestrator.looks import looks_at, spent
+from orchestrator.gate.gates import Gates
+from orchestrator.gate.looks import looks_at, spent
 
 
 def asking(text, spending):

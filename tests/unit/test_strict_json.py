@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tasks.contract import BadInput
-from tasks.strictjson import MAX_OBJECTS, parse_object
+from tasks.files.strictjson import MAX_OBJECTS, parse_object
 
 
 def parse(text: str | bytes, may_be_infinite: bool = False):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.timeline import MOST_POOLS, STEPS, TASKS, at_work, task_keys, timeline
+from orchestrator.reports.timeline import MOST_POOLS, STEPS, TASKS, at_work, task_keys, timeline
 
 START = datetime(2026, 3, 1, 1, 0, tzinfo=UTC)
 

@@ -9,8 +9,8 @@ from orchestrator.controller import Controller
 from orchestrator.domain import Failure, FailureClass, Shard, UnitReport, UnitStatus
 from orchestrator.errors import NotPermitted, Unreachable
 from orchestrator.ports import AttemptEnded
-from orchestrator.retry import POLICY
-from orchestrator.scheduling import Start, UnitState, begin, decide, observe
+from orchestrator.schedule.retry import POLICY
+from orchestrator.schedule.scheduling import Start, UnitState, begin, decide, observe
 from orchestrator.simulation.store import MemoryStore
 
 HOUR = 3600.0
@@ -106,7 +106,7 @@ def test_every_attempt_is_written_down_before_it_starts_and_nothing_is_left(stor
 
 
 def _costs():
-    from orchestrator.costs import Costs
+    from orchestrator.schedule.costs import Costs
 
     return Costs()
 

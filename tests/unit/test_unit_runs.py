@@ -7,11 +7,11 @@ import pytest
 from orchestrator import worker
 from orchestrator.domain import FailureClass, Pool, Shard, TaskName, UnitStatus
 from orchestrator.errors import Damaged, ModelChanged, NotPermitted, RegistryError, Unreachable
-from orchestrator.listing import completed, result_key
-from orchestrator.results import decode
 from orchestrator.simulation import bodies
 from orchestrator.simulation.store import MemoryStore
 from orchestrator.spec import StoreSpec
+from orchestrator.tables.listing import completed, result_key
+from orchestrator.tables.results import decode
 from tasks.contract import BadInput, Finding, Product
 
 POOL = Pool(

@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from orchestrator.doctor import installed_versions
+from orchestrator.care.doctor import installed_versions
 from orchestrator.probes.checks import State
 from orchestrator.probes.versions import FLOORS, check_versions
 

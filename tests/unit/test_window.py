@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import pytest
 
 from orchestrator.errors import UsageError
-from orchestrator.window import first_stop, open_until, parse_window
+from orchestrator.schedule.window import first_stop, open_until, parse_window
 
 BERLIN = "Europe/Berlin"
 

@@ -11,9 +11,9 @@ from cases.faulty_networks import Offered, Place
 from servers.ceph import S3Server
 from servers.fault_proxy import FaultProxy
 
-from orchestrator import results
 from orchestrator.spec import StoreSpec
 from orchestrator.stores.s3 import S3Store
+from orchestrator.tables import results
 
 
 @pytest.fixture(scope="module")

@@ -28,11 +28,11 @@ from cases.faulty_networks import (
 from cases.store_calls import calls_of
 from servers.fault_proxy import FAULTS, FaultProxy, Rates
 
-from orchestrator import folding, results, schemas
 from orchestrator.errors import NotPermitted, PrunefleetError, StoreError, Unreachable
-from orchestrator.folding import fold
 from orchestrator.stores.local import LocalStore
-from orchestrator.tables import read_table
+from orchestrator.tables import folding, results, schemas
+from orchestrator.tables.delta import read_table
+from orchestrator.tables.folding import fold
 
 pytestmark = pytest.mark.s3
 

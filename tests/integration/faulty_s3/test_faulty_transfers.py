@@ -12,7 +12,7 @@ from servers.fault_proxy import FAULTS, FaultProxy, Rates
 from orchestrator.artifacts import download_artifact, upload_artifact
 from orchestrator.domain import FailureClass
 from orchestrator.errors import Damaged, PrunefleetError, StoreError, Unreachable
-from orchestrator.retry import POLICY
+from orchestrator.schedule.retry import POLICY
 
 pytestmark = pytest.mark.s3
 

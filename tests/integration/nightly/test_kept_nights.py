@@ -8,12 +8,12 @@ import random
 import pytest
 from cases.nights import DAY, ONE, Ended, Runs, watch
 
-from orchestrator import nightrecords
-from orchestrator.collection import mark, sweep_away, sweeping
+from orchestrator.care.collection import mark, sweep_away, sweeping
+from orchestrator.care.garbage import Kind, Limits
+from orchestrator.care.verification import verify
 from orchestrator.controller import Signals
-from orchestrator.garbage import Kind, Limits
-from orchestrator.nightly import EXIT_INTERRUPTED, nightly
-from orchestrator.verification import verify
+from orchestrator.nights import nightrecords
+from orchestrator.nights.nightly import EXIT_INTERRUPTED, nightly
 
 NIGHTS = ("2026-11-20T0100", "2026-11-21T0100", "2026-11-22T0100")
 

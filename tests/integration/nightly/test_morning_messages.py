@@ -10,12 +10,12 @@ from dataclasses import replace
 import pytest
 from cases.nights import DAY, ONE, Ended, Runs, blocked, chain, told, watch
 
-from orchestrator import nightrecords, notify
 from orchestrator.controller import Signals
 from orchestrator.domain import Pool
-from orchestrator.morning import Kind
-from orchestrator.nightly import nightly
-from orchestrator.nightspec import NotifySpec
+from orchestrator.nights import nightrecords, notify
+from orchestrator.nights.nightly import nightly
+from orchestrator.reports.morning import Kind
+from orchestrator.specs.nights import NotifySpec
 
 
 def test_the_morning_compares_with_the_night_before_regressions_first(store):

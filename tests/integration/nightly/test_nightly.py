@@ -10,14 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from cases.nights import DAY, ONE, Ended, Runs, moment, watch
 
-from orchestrator import leases, nightrecords
+from orchestrator import leases
 from orchestrator.controller import Signals
-from orchestrator.due import Duty
 from orchestrator.errors import Unreachable
-from orchestrator.morning import Kind
-from orchestrator.nightly import EXIT_FAILED, EXIT_INTERRUPTED, nightly
-from orchestrator.nightspec import NotifySpec, ScheduleSpec
+from orchestrator.nights import nightrecords
+from orchestrator.nights.due import Duty
+from orchestrator.nights.nightly import EXIT_FAILED, EXIT_INTERRUPTED, nightly
+from orchestrator.reports.morning import Kind
 from orchestrator.simulation.store import Flaw, MemoryStore
+from orchestrator.specs.nights import NotifySpec, ScheduleSpec
 from orchestrator.stores.local import LocalStore
 
 
@@ -206,7 +207,7 @@ def test_simulated_months_of_nights_with_lost_doubled_and_late_triggers(seed):
         at="02:30", window="3h", time_zone=chance.choice(["Europe/Berlin", "Australia/Lord_Howe"])
     )
     begin = moment(chance.choice(["2026-03-20T12:00", "2026-10-01T12:00"]))
-    from orchestrator.slots import between
+    from orchestrator.nights.slots import between
 
     fired, missed = [], []
     for slot in between(schedule, begin, begin + 28 * DAY):

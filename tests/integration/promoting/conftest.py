@@ -9,7 +9,7 @@ from cases.promotions import Outlet, World
 
 from orchestrator import artifacts
 from orchestrator.identity import digest
-from orchestrator.promoting import Claim
+from orchestrator.promotion.promoting import Claim
 from orchestrator.simulation.store import MemoryStore
 
 

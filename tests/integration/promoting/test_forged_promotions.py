@@ -11,15 +11,15 @@ from dataclasses import asdict, replace
 import pytest
 from cases.promotions import DAY, KEYS, NOW, agree, key_of, public
 
-from orchestrator import approvals, promoting
-from orchestrator.approvals import Approval
 from orchestrator.errors import (
     Damaged,
     GateRefused,
     NotPermitted,
 )
 from orchestrator.identity import canonical, digest
-from orchestrator.promotionspec import SignerSpec
+from orchestrator.promotion import approvals, promoting
+from orchestrator.promotion.approvals import Approval
+from orchestrator.specs.promotion import SignerSpec
 
 AGREED = {}
 

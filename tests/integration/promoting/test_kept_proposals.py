@@ -7,11 +7,11 @@ import random
 import pytest
 from cases.promotions import DAY, ENVIRONMENT, NOW, RULE, agree
 
-from orchestrator.collection import mark, sweep_away, sweeping
-from orchestrator.garbage import Kind, Limits
-from orchestrator.promoting import promote, rollback
+from orchestrator.care.collection import mark, sweep_away, sweeping
+from orchestrator.care.garbage import Kind, Limits
+from orchestrator.care.verification import verify
+from orchestrator.promotion.promoting import promote, rollback
 from orchestrator.spec import Fleet
-from orchestrator.verification import verify
 
 
 @pytest.fixture

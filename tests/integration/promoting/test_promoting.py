@@ -10,7 +10,6 @@ import pytest
 from cases.promotions import DAY, KEYS, NOW, RULE, UNSIGNED, Outlet, agree, key_of, public
 from pydantic import ValidationError
 
-from orchestrator import promoting
 from orchestrator.errors import (
     AliasMoved,
     Damaged,
@@ -21,8 +20,9 @@ from orchestrator.errors import (
     SpecError,
     UsageError,
 )
-from orchestrator.promotionspec import PromotionSpec
+from orchestrator.promotion import promoting
 from orchestrator.spec import load_fleet
+from orchestrator.specs.promotion import PromotionSpec
 
 
 def test_two_people_move_an_alias_and_one_does_not(world):

@@ -7,9 +7,10 @@ import json
 from cases.fleets import half_of_the_zoo
 from cases.promotions import NOW
 
-from orchestrator import aliases, listing, publishing, results
+from orchestrator.promotion import aliases, publishing
 from orchestrator.registries.opening import open_outlet
 from orchestrator.survey import read_fleet, survey
+from orchestrator.tables import listing, results
 
 FLEET = half_of_the_zoo(
     "evaluate: {dataset: digits, split: test, metric: loss}",

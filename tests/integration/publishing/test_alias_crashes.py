@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from cases.publications import make, make_artifact, move, records
 
-from orchestrator.aliases import read_aliases
 from orchestrator.errors import Damaged, StoreError
+from orchestrator.promotion.aliases import read_aliases
 from orchestrator.stores.local import LocalStore
 
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 import pytest
 from cases.publications import AT, HOSTILE, make, make_artifact, move, names, records, source
 
-from orchestrator import schemas
-from orchestrator.aliases import Move, move_alias, move_to, read_aliases
 from orchestrator.errors import RegistryError
 from orchestrator.identity import digest_bytes
-from orchestrator.records import read_records
+from orchestrator.promotion.aliases import Move, move_alias, move_to, read_aliases
+from orchestrator.tables import schemas
+from orchestrator.tables.records import read_records
 
 
 def test_an_alias_moves_and_says_from_what(store, target, tmp_path):

@@ -8,12 +8,12 @@ from dataclasses import replace
 from cases.reports import ROW_TABLES, Page, case, empty
 
 from orchestrator.domain import FailureClass
-from orchestrator.report import (
+from orchestrator.reports.report import (
     render_html,
     render_markdown,
 )
-from orchestrator.reportview import ADVICE
-from orchestrator.schemas import TABLES
+from orchestrator.reports.view import ADVICE
+from orchestrator.tables.schemas import TABLES
 
 
 def test_the_made_up_night_has_only_columns_that_tables_have(four):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cases.reports import Page, case, latency_row
 
-from orchestrator.report import (
+from orchestrator.reports.report import (
     render_html,
     render_markdown,
 )

@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 import pytest
 from cases.reports import CSS, Page, case, layer_rows, many, night, sensitivity_rows
 
-from orchestrator.report import (
+from orchestrator.reports.report import (
     MOST_REFUSED,
     MOST_ROWS,
     MOST_SECTIONS,

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from cases.reports import Page, many
 
-from orchestrator.report import MOST_REFUSED, render_html, render_markdown
-from orchestrator.reportcases import cases_of
-from orchestrator.rundiff import figures_of
+from orchestrator.reports.cases import cases_of
+from orchestrator.reports.report import MOST_REFUSED, render_html, render_markdown
+from orchestrator.reports.rundiff import figures_of
 
 BEFORE = "20261121-0100-aaaa"
 
@@ -85,7 +85,7 @@ def test_money_is_told_where_pools_have_a_price_and_not_elsewhere(four):
 
 
 def test_the_time_of_recipes_adds_up_to_that_of_pools(four):
-    from orchestrator.reportview import costs_by
+    from orchestrator.reports.view import costs_by
 
     whole = sum(row["wall_seconds"] for row in four.units)
     for column in ("pool", "recipe", "task"):

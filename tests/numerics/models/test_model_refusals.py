@@ -9,7 +9,7 @@ import torch
 from cases.model_files import edit_config, edit_weights
 
 from tasks.contract import BadInput
-from tasks.models import load
+from tasks.loading.models import load
 
 
 def refusal(path: Path) -> BadInput:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tasks.contract import BadInput
-from tasks.models import Layer, build_on_meta, load, outline, prunable_layers, rows_of, skipped_layers
+from tasks.loading.models import Layer, build_on_meta, load, outline, prunable_layers, rows_of, skipped_layers
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -200,7 +200,7 @@ def theirs(tmp_path, monkeypatch):
     def make(family):
         (tmp_path / "their_models.py").write_text(
             "from torch import nn\n"
-            "from tasks.architectures import Architecture\n"
+            "from tasks.loading.architectures import Architecture\n"
             "def build(config):\n"
             "    return nn.Sequential(nn.Linear(config['width'], 3))\n"
             f"theirs = Architecture(build=build, family='{family}')\n"

@@ -9,14 +9,15 @@ import torch
 from cases.architectures import ARCHITECTURES
 from cases.naive_grids import assert_equal_grids, naive_grid, rows_of, same_batches
 
-from tasks import batches as batching
-from tasks import grids, pruning, replay, sensitivity
-from tasks.calibration import input_norms
+from tasks import pruning, sensitivity
 from tasks.contract import Work
-from tasks.criteria import CRITERIA, Seen, norms_by_row
 from tasks.evaluation import score
-from tasks.models import Model, load, prunable_layers
-from tasks.trials import Trials, pruned
+from tasks.examples import batches as batching
+from tasks.loading.models import Model, load, prunable_layers
+from tasks.masks.criteria import CRITERIA, Seen, norms_by_row
+from tasks.replaying import grids, replay
+from tasks.replaying.trials import Trials, pruned
+from tasks.statistics.calibration import input_norms
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "wanda"])

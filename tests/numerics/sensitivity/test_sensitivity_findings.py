@@ -9,10 +9,11 @@ import torch
 from cases.naive_grids import rows_of
 from safetensors.torch import load_file, save_file
 
-from orchestrator.schemas import result_table
-from tasks import allocation, sensitivity
+from orchestrator.tables.schemas import result_table
+from tasks import sensitivity
+from tasks.amounts import allocation
 from tasks.contract import BadInput, Dataset, Work
-from tasks.models import load, prunable_layers
+from tasks.loading.models import load, prunable_layers
 
 
 def test_an_empty_part_reads_no_data(measure, tmp_path):

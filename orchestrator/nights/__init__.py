@@ -1,0 +1,1 @@
+"""Effects. Nights: when they come, once each, and what they leave behind."""

@@ -1,0 +1,1 @@
+"""Effects. What follows from verdicts: publishing, signing, and moving aliases with a record."""

@@ -1,0 +1,1 @@
+"""Effects. How much of each layer goes, under budgets and promises."""

@@ -1,0 +1,87 @@
+"""Effects. What an allocation promised, beside what the pruned model does on the calibration data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tasks.amounts.allocation import Allocation, remaining
+from tasks.amounts.budgets import dense_tensor_bytes, remains
+from tasks.contract import Finding, Row
+from tasks.evaluation import score
+from tasks.examples.batches import batches
+from tasks.examples.fitting import Fitted
+from tasks.loading.models import Layer, Model
+from tasks.recipes import Recipe
+
+
+def loss_over(model: Model, fitted: Fitted) -> float:
+    """The mean loss of a token, or of an example that is no text; NaN or infinite if the model is broken."""
+    loss, tokens = [], 0
+    for batch in batches(fitted, model):
+        scores = score(model, batch)
+        loss.extend(scores.losses.tolist())
+        tokens += sum(scores.tokens)
+    return math.fsum(loss) / tokens
+
+
+def kept_promises(
+    model: Model,
+    layers: Sequence[Layer],
+    rows: Sequence[Row],
+    allocation: Allocation,
+    losses: tuple[float, float],
+) -> dict[str, Any]:
+    """Columns of `artifacts`: predicted and measured increase of the loss, and what remains in each budget's unit.
+
+    `losses` are those of the dense and of the pruned model on the same data.
+    """
+    left = remains(model, layers, {row["layer"]: row["pruned_parameters"] for row in rows})
+    dense, pruned = losses
+    return {
+        "effective_flops": left.flops,
+        "sparse_bytes": left.bytes,
+        "calibration_loss": _finite(dense),
+        "predicted_increase": _finite(allocation.predicted_increase),
+        "least_increase": _finite(allocation.lower_bound),
+        "measured_increase": _finite(pruned - dense),
+    }
+
+
+def broken_promises(
+    recipe: Recipe, model: Model, layers: Sequence[Layer], artifact: Mapping[str, Any]
+) -> Iterator[Finding]:
+    """A budget that is missed, or a loss that rose by more than was allowed or cannot be told."""
+    if recipe.budget:
+        kind, share = recipe.budget
+        whole = remains(model, layers, {})
+        dense = {"parameters": whole.parameters, "flops": whole.flops, "bytes": dense_tensor_bytes(model)}[
+            kind
+        ]
+        column = {"parameters": "nonzero_parameters", "flops": "effective_flops", "bytes": "sparse_bytes"}[
+            kind
+        ]
+        left = artifact[column]
+        if dense is not None and left > remaining(share, dense):
+            message = f"{left} of {dense} remain, which is {left / dense:.5f}, and {share:g} was the most"
+            yield Finding(kind="budget_missed", subject=kind, message=message)
+    if recipe.max_increase is not None:
+        dense_loss, measured = artifact["calibration_loss"], artifact["measured_increase"]
+        if dense_loss is None or measured is None or measured > recipe.max_increase * dense_loss:
+            shown = (
+                "not finite"
+                if measured is None or dense_loss is None
+                else f"{measured / dense_loss:.5f} of it"
+            )
+            message = (
+                f"the loss was to rise by at most {recipe.max_increase:g} of the dense one, and the rise measured on the "
+                f"calibration data is {shown}: losses of layers do not simply add up"
+            )
+            yield Finding(kind="quality_missed", subject="model", message=message)
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

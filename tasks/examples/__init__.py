@@ -1,0 +1,1 @@
+"""Effects. Data files, tokens and batches, fitted to a model."""

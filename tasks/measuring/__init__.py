@@ -1,0 +1,1 @@
+"""Effects. Counts, flops, timings, and how far two models' answers lie apart."""

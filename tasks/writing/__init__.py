@@ -1,0 +1,1 @@
+"""Effects. From masks to files: what is changed, written, recounted and opened again."""

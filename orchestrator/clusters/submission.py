@@ -160,7 +160,7 @@ def submission_id(run_id: str, cluster: str, epoch: int) -> str:
 
 def packaged() -> tuple[str, bytes]:
     """This installation's own code as a zip file whose bytes depend on nothing else, and its name."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(path for top in ("orchestrator", "tasks") for path in (root / top).rglob("*")):

@@ -71,7 +71,9 @@ def test_the_wheel_holds_both_packages_with_their_data_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"orchestrator", "tasks"}
-    assert {"orchestrator/py.typed", "tasks/py.typed", "orchestrator/templates/report.html.j2"} <= {*names}
+    assert {"orchestrator/py.typed", "tasks/py.typed", "orchestrator/reports/templates/report.html.j2"} <= {
+        *names
+    }
     sources = {
         path.relative_to(REPOSITORY).as_posix()
         for package in ("orchestrator", "tasks")

@@ -47,7 +47,7 @@ ROW_TABLES = (
 )
 
 
-CSS = (Path(orchestrator.__file__).parent / "templates" / "report.css").read_text()
+CSS = (Path(orchestrator.__file__).parent / "reports" / "templates" / "report.css").read_text()
 
 
 def identity(key, model, recipe):

@@ -199,7 +199,7 @@ def test_the_package_is_the_same_every_time_and_holds_the_code():
     with zipfile.ZipFile(BytesIO(submission.packaged()[1])) as archive:
         names = archive.namelist()
     assert "prunefleet/orchestrator/cli.py" in names
-    assert "prunefleet/orchestrator/templates/report.css" in names
+    assert "prunefleet/orchestrator/reports/templates/report.css" in names
 
 
 def test_claims_are_won_once_and_taken_over_only_from_whom_they_were_seen_with(store):

@@ -57,7 +57,9 @@ def test_runs_that_left_no_figures_are_passed_over(store):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no gzip", gzip.compress(b"[]"), gzip.compress(b'{"fleet": "demo", "cases": [{}]}')]
+    "content",
+    [b"", b"no gzip", gzip.compress(b"[]"), gzip.compress(b'{"fleet": "demo", "cases": [{}]}')],
+    ids=["empty", "no gzip", "a list", "a case without its figures"],
 )
 def test_figures_that_cannot_be_read_are_named(store, content):
     store.put(f"runs/{A}/{lastrun.FIGURES}", content)

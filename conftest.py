@@ -1,4 +1,10 @@
-"""Effects. Makes the servers' fixtures known to every test, and says how long properties are tried."""
+"""Effects. Makes the servers' fixtures known to every test, and says how long properties are tried and how many threads compute."""
+
+import os
+
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # workers of pytest share the cores; threads that wait for each other spin
 
 from hypothesis import HealthCheck, settings
 

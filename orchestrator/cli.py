@@ -23,6 +23,7 @@ from orchestrator.commands import (
     nights,
     plans,
     promotion,
+    questions,
     simulation,
     statuses,
 )
@@ -278,7 +279,7 @@ for together in (clusters.submit, clusters.join, clusters.logs, clusters.cancel)
     app.command()(together)
 for command in (
     explanation.explain, exporting.exporter, nights.nightly, nights.morning, promotion.promote, promotion.rollback,
-    promotion.history, care.doctor, care.verify, care.gc, simulation.simulate,
+    promotion.history, care.doctor, care.verify, care.gc, simulation.simulate, questions.questions,
 ):  # fmt: skip
     app.command()(command)
 

@@ -153,7 +153,7 @@ def test_a_process_that_takes_too_long_or_too_much_is_ended(pruned, monkeypatch)
     ],
 )
 def test_the_clean_process_reaches_nothing_unpickles_nothing_and_starts_nothing(attempt):
-    code = f"import sys; from tasks import reopening; sys.addaudithook(reopening._forbid); {attempt}"
+    code = f"import sys; from tasks.writing import reopening; sys.addaudithook(reopening._forbid); {attempt}"
     answer = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

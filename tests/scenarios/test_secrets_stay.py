@@ -159,7 +159,7 @@ def through_a_child(fail):
             pass
 
     pipe = Pipe()
-    _run(fail, None, pipe)
+    _run(fail, None, pipe, dict(os.environ))
     return pipe.answer
 
 

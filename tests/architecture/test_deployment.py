@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,17 +13,18 @@ from pathlib import Path
 import pytest
 import yaml
 from cases.manifests import DEPLOY, KUBERNETES, RENDERED, ROOT, pods_of
+from cases.prometheus import until
 
 BIN = Path(sys.executable).parent
+DOCKERFILE = DEPLOY / "Dockerfile"
 
 
-@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda"])
-def test_images_are_what_hadolint_wants_and_have_no_root(name):
+def test_the_image_is_what_hadolint_wants_and_has_no_root():
     done = subprocess.run(
-        [str(BIN / "hadolint"), str(DEPLOY / name)], capture_output=True, text=True, timeout=60
+        [str(BIN / "hadolint"), str(DOCKERFILE)], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stdout
-    lines = (DEPLOY / name).read_text().splitlines()
+    lines = DOCKERFILE.read_text().splitlines()
     assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]
     assert [line for line in lines if "://" in line] == [], (
         "from where packages come is the builder's setting"
@@ -35,6 +38,11 @@ def test_images_are_what_hadolint_wants_and_have_no_root(name):
     assert {path for path in copied if not (ROOT / path).exists()} == set()
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert kept == copied
+
+
+def test_the_image_has_what_each_kind_of_message_and_each_signature_needs():
+    installed = re.search(r"'\.\[([a-z,]+)\]'", DOCKERFILE.read_text())[1]
+    assert set(installed.split(",")) == {"notify", "signing"}
 
 
 def test_the_compose_file_is_a_compose_file(tmp_path):
@@ -125,6 +133,53 @@ def test_the_cluster_launcher_takes_its_file():
     assert validate_config(whole) is None
     with pytest.raises(Exception, match="is not valid under any of the given schemas|is not of type"):
         validate_config({**whole, "max_workers": "many"})
+
+
+def test_the_launchers_container_runs_a_shell_and_has_the_programs_that_the_launcher_uses():
+    from ray.autoscaler._private.docker import docker_start_cmds
+
+    told = yaml.safe_load((DEPLOY / "ray" / "cluster.yaml").read_text())
+    docker = told["docker"]
+    line = docker_start_cmds(
+        "ubuntu", docker["image"], told["file_mounts"], docker["container_name"], docker["run_options"],
+        told["cluster_name"], "/root", "docker",
+    )  # fmt: skip
+    words = shlex.split(line)
+    image = DOCKERFILE.read_text()
+    entrypoint = json.loads(re.search(r"^ENTRYPOINT (.+)$", image, re.MULTILINE)[1])
+    chosen = [word.removeprefix("--entrypoint=") for word in words if word.startswith("--entrypoint=")]
+    program = shlex.split(chosen[-1]) if chosen else entrypoint
+    assert [*program, *words[words.index(docker["image"]) + 1 :]] == ["bash"]
+    assert {"rsync", "openssh-client"} <= set(re.search(r"apt-get install (.+?) \\", image)[1].split())
+
+
+STAND_INS = {
+    "scontrol": "echo node-a; echo node-b",
+    "srun": 'while [ "$1" != ray ]; do shift; done; "$@"',
+    "ray": 'while [ "$1" != -- ]; do shift; done; shift; "$@"',
+    "prunefleet": 'trap "echo told; is_told=yes" TERM; echo "$@" > ready; until [ $is_told ]; do sleep 0.05; done; echo drained; exit 75',
+}
+"""Of what the script of Slurm calls; srun and ray pass no signal on, and would die of one."""
+
+
+def test_slurms_script_tells_prunefleet_alone_to_end_and_waits_for_its_exit_code(tmp_path):
+    for name, body in STAND_INS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    settings = {
+        "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "1",
+        "FLEET": "fleet.yaml", "HOME": str(tmp_path), "TMPDIR": str(tmp_path),
+    }  # fmt: skip
+    script = subprocess.Popen(
+        ["bash", str(DEPLOY / "slurm" / "prunefleet.sbatch")], cwd=tmp_path, text=True,
+        env={**settings, "PATH": f"{tmp_path}:/usr/bin:/bin"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    until((tmp_path / "ready").exists, "the start of prunefleet")
+    script.terminate()
+    out, err = script.communicate(timeout=60)
+    assert (script.returncode, out, err) == (75, "told\ndrained\n", "")
+    assert (tmp_path / "ready").read_text() == "nightly fleet.yaml --address auto\n"
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(

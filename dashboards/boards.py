@@ -42,7 +42,7 @@ OVERVIEW = Board(
     panels=(
         number(
             "Since the last run ended", f"time() - (max by (fleet) (prunefleet_run_last_completion_timestamp_seconds{{{ONE}}}) > 0)", "s",
-            "However it ended. More than a day: look at the night, then at `prunefleet status`.", alert="PrunefleetRunMissed",
+            "However it ended. More than the schedule explains: look at the night, then at `prunefleet status`.", alert="PrunefleetRunMissed",
         ),
         number(
             "Last exit code", f"max by (fleet) (prunefleet_run_last_exit_code{{{ONE}}})", "none",
@@ -57,9 +57,9 @@ OVERVIEW = Board(
             "Units that are their model's own fault and are not tried again; `prunefleet explain` tells why.", alert="PrunefleetQuarantineGrowing",
         ),
         Panel(
-            title="Alerts that fire", query='count by (alertname) (ALERTS{alertname=~"Prunefleet.+", alertstate="firing"}) or vector(0)',
+            title="Alerts that fire", query='count by (alertname) (ALERTS{alertname=~"Prunefleet.+", alertstate="firing"}) or 0 * count(fleet:prunefleet_exporter_last_read_timestamp_seconds:max_3d)',
             unit="short", legend="{{alertname}}", width=24, has_alerts=True,
-            description="By name; a click on a line opens what to do. None is a line at zero.",
+            description="By name; a click on a line opens what to do. None is a line at zero; where Prometheus has not loaded the rules there is no line at all.",
         ),
         lines(
             "Models by verdict", f"sum by (verdict) (prunefleet_models{{{ONE}}})", "short", "{{verdict}}",

@@ -44,7 +44,7 @@ def exporter(
     from orchestrator.watching.scrapes import Guard, serve
 
     spec, _ = read_fleet(fleet)
-    made = Exporter(spec.name, open_store(spec.store), pools_of(spec), spec.recipes)
+    made = Exporter(spec.name, open_store(spec.store), pools_of(spec), spec.recipes, spec.schedule)
     if once:
         problem = made.read()
         sys.stdout.write(made.text.decode())

@@ -76,6 +76,12 @@ def due(schedule: ScheduleSpec, at: float, closed: Collection[str], tries: Colle
     return Due(duty=Duty.MISSED, slot=slot, missed=missed, reason=reason)
 
 
+def overdue(schedule: ScheduleSpec, since: float, at: float) -> float:
+    """When the first slot after `since` began, seconds since the epoch; 0 if none has by now."""
+    slot = following(schedule, since)
+    return slot.begins if slot is not None and slot.begins <= at else 0.0
+
+
 def missed_before(schedule: ScheduleSpec, slot: Slot, closed: Collection[str]) -> tuple[str, ...]:
     """The slots after the last closed one and before this one; none where no night was ever closed."""
     earlier = [name for name in closed if name < slot.name]

@@ -15,8 +15,10 @@ from orchestrator import leases, runs
 from orchestrator.domain import Judgement, Pool, TaskName
 from orchestrator.errors import PrunefleetError
 from orchestrator.nights import nightrecords
+from orchestrator.nights.due import overdue
 from orchestrator.ports import ObjectStore
 from orchestrator.schedule.costs import money
+from orchestrator.specs.nights import ScheduleSpec
 from orchestrator.watching.metrics import AREAS, FLEET, OUTCOMES, QUANTILES, register
 
 MOST_RECIPES, MOST_POOLS = 60, 30
@@ -42,8 +44,15 @@ _LATEST = """
 class Exporter:
     """The metrics of one fleet; `read` makes them, `text` is what a scrape is given until the next reading."""
 
-    def __init__(self, fleet: str, store: ObjectStore, pools: Mapping[str, Pool], recipes: Iterable[str]):
-        self.fleet, self.store, self.pools = fleet, store, pools
+    def __init__(
+        self,
+        fleet: str,
+        store: ObjectStore,
+        pools: Mapping[str, Pool],
+        recipes: Iterable[str],
+        schedule: ScheduleSpec | None = None,
+    ):
+        self.fleet, self.store, self.pools, self.schedule = fleet, store, pools, schedule
         self.recipes = (*list(recipes)[:MOST_RECIPES], OTHER)
         self.pool_names = (*list(pools)[:MOST_POOLS], OTHER)
         self.registry = CollectorRegistry()
@@ -56,7 +65,7 @@ class Exporter:
         """Reads the store; empty, or why it could not be read. What was told before stays then, and its time with it."""
         began = now()
         try:
-            told = self._read()
+            told = self._read(began)
         except (PrunefleetError, OSError) as error:
             self._metrics["exporter_read_failures"].labels(self.fleet).inc()
             self.text = generate_latest(self.registry)
@@ -97,12 +106,15 @@ class Exporter:
             told[name] = {(recipe, quantile): math.nan for recipe in self.recipes for quantile in QUANTILES}
         return told
 
-    def _read(self) -> Told:
+    def _read(self, at: float) -> Told:
         told = self._empty()
         results = self._count_objects(told)
-        self._tell_nights(told)
+        last = self._tell_runs(told)
+        closed_at = self._tell_nights(told)
+        if self.schedule:
+            since = closed_at or told["run_last_completion_timestamp_seconds"][()]
+            told["night_overdue_timestamp_seconds"] = {(): overdue(self.schedule, since, at) if since else 0.0}
         with _opened(self.store) as ask:
-            last = self._tell_runs(told)
             self._tell_time(told, ask, last, results)
             self._tell_models(told, ask)
         return told
@@ -157,12 +169,13 @@ class Exporter:
         }
         return str(last["run_id"])
 
-    def _tell_nights(self, told: Told) -> None:
+    def _tell_nights(self, told: Told) -> float:
+        """When the slot of the last closed night began; 0 if there is none."""
         held = leases.holder(self.store, f"nightly-{self.fleet}")
         told["lease_epoch"] = {(): float(held.epoch) if held else 0.0}
         slots = nightrecords.closed_slots(self.store, self.fleet)
         if not slots:
-            return
+            return 0.0
         record = nightrecords.read_closed(self.store, self.fleet, slots[-1])
         told["night_last_closed_timestamp_seconds"] = {(): _number(record, "ended_at")}
         told["night_tries"] = {(): float(len(nightrecords.tries_of(self.store, self.fleet, slots[-1])))}
@@ -170,6 +183,7 @@ class Exporter:
         told["night_untold_messages"] = {
             (): float(sum(message.get("state") != "sent" for message in messages))
         }
+        return _number(record, "scheduled_at")
 
     def _tell_time(self, told: Told, ask: Ask, last: str, results: int) -> None:
         folded, spent = 0.0, told["spent_dollars"]

@@ -132,6 +132,7 @@ FLEET = (
     _gauge("runs_open", "Runs that have begun and are not closed.", "fleet"),
     _gauge("run_last_update_timestamp_seconds", "When an open run last wrote its status; 0 if none is open.", "fleet"),
     _gauge("night_last_closed_timestamp_seconds", "When a night's slot was last closed; 0 if none was.", "fleet"),
+    _gauge("night_overdue_timestamp_seconds", "When the first slot began after that of the last closed night; 0 if none has.", "fleet"),
     _gauge("night_tries", "Tries that the last closed night took.", "fleet"),
     _gauge("night_untold_messages", "Messages of the last closed night that did not arrive.", "fleet"),
     _gauge("quarantined_units", "Units in quarantine.", "fleet"),

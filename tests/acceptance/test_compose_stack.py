@@ -104,6 +104,19 @@ def test_prometheus_has_scraped_the_run_while_it_lived_and_the_exporter_tells_ho
     assert until(lambda: asked(stack, "prunefleet_run_last_exit_code") == [0.0]), stack.said("exporter")
 
 
+def test_prometheus_works_out_the_rules_and_says_that_no_exporter_is_missing(night):
+    stack, *_ = night
+    recorded = "fleet:prunefleet_exporter_last_read_timestamp_seconds:max_3d"
+    assert until(lambda: len(asked(stack, recorded)) == 1), stack.said("prometheus")
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{stack.ports['prometheus']}/api/v1/rules?type=alert", timeout=10
+    ) as answer:
+        [group] = json.load(answer)["data"]["groups"]
+    states = {rule["name"]: rule["state"] for rule in group["rules"]}
+    assert len(states) > 20
+    assert states["PrunefleetExporterDown"] != "firing"
+
+
 def test_tokens_are_on_and_secrets_are_in_files_alone(night):
     stack, *_ = night
     values = [

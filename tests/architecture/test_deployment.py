@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cases.manifests import DEPLOY, KUBERNETES, RENDERED, ROOT, pods_of
-from cases.prometheus import until
+from cases.prometheus import promtool, until
 
 BIN = Path(sys.executable).parent
 DOCKERFILE = DEPLOY / "Dockerfile"
@@ -100,14 +100,15 @@ def test_the_stacks_secrets_are_drawn_once_and_are_private(tmp_path):
     assert key != secret
 
 
-def test_prometheus_takes_the_stacks_configuration():
-    if shutil.which("promtool") is None:
-        pytest.skip("no promtool")
-    file = DEPLOY / "compose" / "prometheus.yml"
-    done = subprocess.run(
-        ["promtool", "check", "config", str(file)], capture_output=True, text=True, timeout=60
-    )
+def test_prometheus_takes_the_stacks_configuration_with_the_rules_that_are_mounted(tmp_path):
+    services = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text())["services"]
+    for volume in services["prometheus"]["volumes"]:
+        source, target, *_ = volume.split(":")
+        if target.startswith("/etc/prometheus/"):
+            (tmp_path / Path(target).name).symlink_to((DEPLOY / "compose" / source).resolve())
+    done = promtool("check", "config", str(tmp_path / "prometheus.yml"))
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 rule files found" in done.stdout
 
 
 def test_systemd_takes_the_units(tmp_path):

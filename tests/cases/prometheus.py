@@ -13,12 +13,23 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import yaml
 
 DASHBOARDS = Path(__file__).resolve().parent.parent.parent / "dashboards"
 RULES = [str(DASHBOARDS / "rules" / name) for name in ("recordings.yaml", "alerts.yaml")]
 SERVER = shutil.which("prometheus")
 LONG = 120.0
+
+
+def promtool(*arguments):
+    """What promtool says, beside the rules; skips where it is not there."""
+    tool = shutil.which("promtool")
+    if tool is None:
+        pytest.skip("promtool is not installed (make system)")
+    return subprocess.run(
+        [tool, *arguments], cwd=DASHBOARDS / "rules", capture_output=True, text=True, timeout=120
+    )
 
 
 def free_port():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cases.prometheus import panels, promtool
 
 from orchestrator.watching.metrics import FLEET, RUN
 
@@ -30,13 +31,6 @@ def rules(name):
 
 ALERTS = rules("alerts.yaml")
 RECORDINGS = rules("recordings.yaml")
-
-
-def promtool(*arguments):
-    tool = shutil.which("promtool")
-    if tool is None:
-        pytest.skip("promtool is not installed (make system)")
-    return subprocess.run([tool, *arguments], cwd=RULES, capture_output=True, text=True, timeout=120)
 
 
 def test_promtool_finds_no_fault_in_the_rules():
@@ -62,6 +56,11 @@ def test_amtool_finds_no_fault_in_the_example_for_alertmanager():
     path = ROOT / "dashboards" / "alertmanager.yaml"
     done = subprocess.run([tool, "check-config", path], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_recording_is_what_an_alert_or_a_panel_asks_for():
+    asked = " ".join([*(alert["expr"] for alert in ALERTS), *(query for *_, query in panels())])
+    assert [recording["record"] for recording in RECORDINGS if recording["record"] not in asked] == []
 
 
 def test_every_alert_is_tested_both_ways():

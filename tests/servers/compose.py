@@ -66,6 +66,15 @@ class Stack:
             text = text.replace(there, ours)
         return text
 
+    def mount(self, service: str, target: str, place: Path) -> None:
+        """Puts what the file mounts at a target of a service at a place of this machine."""
+        [source] = [
+            volume.split(":")[0]
+            for volume in self.services[service]["volumes"]
+            if volume.split(":")[1] == target
+        ]
+        place.symlink_to((COMPOSE / source).resolve(strict=True))
+
     def said(self, name: str) -> str:
         """What a process has printed."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
@@ -137,6 +146,7 @@ def stack(home: Path, s3_endpoint: str, credentials: tuple[str, str]) -> Iterato
             },
             ports,
         )
+        made.mount("prometheus", "/etc/prometheus/rules", folder / "rules")
         held.callback(made.stop)
         yield made
 

@@ -113,7 +113,9 @@ class Exporter:
         closed_at = self._tell_nights(told)
         if self.schedule:
             since = closed_at or told["run_last_completion_timestamp_seconds"][()]
-            told["night_overdue_timestamp_seconds"] = {(): overdue(self.schedule, since, at) if since else 0.0}
+            told["night_overdue_timestamp_seconds"] = {
+                (): overdue(self.schedule, since, at) if since else 0.0
+            }
         with _opened(self.store) as ask:
             self._tell_time(told, ask, last, results)
             self._tell_models(told, ask)

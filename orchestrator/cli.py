@@ -38,7 +38,7 @@ from orchestrator.commands.console import (
     talk,
 )
 from orchestrator.commands.stopping import EXIT_INTERRUPTED, BudgetHours, Window, stop_of, stoppable
-from orchestrator.commands.watching import MetricsPort, observed
+from orchestrator.commands.watching import MetricsOpen, MetricsPort, observed
 from orchestrator.credentials import masked
 from orchestrator.errors import PrunefleetError, UsageError
 
@@ -160,6 +160,7 @@ def run(
     ] = None,
     backend: Annotated[str, typer.Option(help="ray, or local for child processes without Ray.")] = "ray",
     metrics_port: MetricsPort = None,
+    metrics_open: MetricsOpen = False,
     budget_hours: BudgetHours = None,
     window: Window = None,
     max_failures: Annotated[
@@ -192,7 +193,7 @@ def run(
     )
     with (
         stoppable() as signals,
-        observed(seen, run_id, metrics_port) as metrics,
+        observed(seen, run_id, metrics_port, metrics_open) as metrics,
         LiveView(talk, len(seen.plan.todo), quiet=quiet or as_json) as view,
     ):
         summary = execute(seen, connect, options, signals, watchers=(view, metrics), run_id=run_id)

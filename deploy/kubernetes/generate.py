@@ -16,6 +16,7 @@ import yaml
 
 HERE = Path(__file__).resolve().parent
 CHART = HERE.parent / "helm" / "prunefleet"
+RULES = HERE.parents[1] / "dashboards" / "rules"
 
 VALUES: dict[str, Any] = {
     "namespace": "prunefleet",
@@ -35,6 +36,8 @@ VALUES: dict[str, Any] = {
 Value = Callable[[str], Any]
 LABELS = {"app.kubernetes.io/name": "prunefleet"}
 RAY_VERSION = "2.60.0"
+RUN_PORT = 9465
+"""At which a run tells its metrics, on the head, where its driver is."""
 POD_SECURITY = {
     "runAsNonRoot": True,
     "runAsUser": 10001,
@@ -106,7 +109,13 @@ def ray_cluster(value: Value) -> dict[str, Any]:
         body = container(name, value, resources={"requests": asked, "limits": limits})
         body["volumeMounts"] = [*body["volumeMounts"], {"name": "shm", "mountPath": "/dev/shm"}]
         if name == "ray-head":
-            ports = {"gcs": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080}
+            ports = {
+                "gcs": 6379,
+                "dashboard": 8265,
+                "client": 10001,
+                "metrics": 8080,
+                "run-metrics": RUN_PORT,
+            }
             body["ports"] = [{"name": key, "containerPort": port} for key, port in ports.items()]
         else:
             body["ports"] = [{"name": "metrics", "containerPort": 8080}]
@@ -143,7 +152,9 @@ def ray_job_spec(value: Value) -> dict[str, Any]:
     """A night on a cluster of its own. No retry of KubeRay's: the next night goes on where this one stopped."""
     submitter = container("ray-job-submitter", value)
     return {
-        "entrypoint": "prunefleet nightly /etc/prunefleet/fleet.yaml --address auto --trigger kubernetes",
+        # open, as the network policy lets nobody but Prometheus in
+        "entrypoint": "prunefleet nightly /etc/prunefleet/fleet.yaml --address auto --trigger kubernetes "
+        f"--metrics-port {RUN_PORT} --metrics-open",
         "submissionMode": "K8sJob",
         "backoffLimit": 0,
         "activeDeadlineSeconds": value("nightSeconds"),
@@ -250,7 +261,7 @@ def network(value: Value) -> dict[str, dict[str, Any]]:
         ),
         "scrapes": policy(
             "scrapes", {"matchExpressions": [{"key": "ray.io/is-ray-node", "operator": "Exists"}]},
-            policyTypes=["Ingress"], ingress=[{"from": [space("monitoringNamespace")], "ports": ports(8080)}],
+            policyTypes=["Ingress"], ingress=[{"from": [space("monitoringNamespace")], "ports": ports(8080, RUN_PORT)}],
         ),
         "exporter-scrapes": policy(
             "exporter", exporter, policyTypes=["Ingress"],
@@ -295,12 +306,23 @@ def exporter(value: Value) -> dict[str, dict[str, Any]]:
         "metadata": meta("prunefleet", value),
         "spec": {
             "selector": {"matchLabels": LABELS},
-            "podMetricsEndpoints": [{"port": "metrics", "interval": "30s"}],
+            "podMetricsEndpoints": [{"port": port, "interval": "30s"} for port in ("metrics", "run-metrics")],
             "podTargetLabels": ["ray.io/cluster", "app.kubernetes.io/component"],
             "sampleLimit": 20000,
         },
     }
     return {"exporter": deployment, "podmonitor": monitor}
+
+
+def rules(value: Value) -> dict[str, Any]:
+    """The recordings and alerts that dashboards/rules has, for Prometheus' operator."""
+    pages = (yaml.safe_load((RULES / f"{name}.yaml").read_text()) for name in ("recordings", "alerts"))
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": meta("prunefleet", value),
+        "spec": {"groups": [group for page in pages for group in page["groups"]]},
+    }
 
 
 def cron_job(value: Value) -> dict[str, Any]:
@@ -358,7 +380,13 @@ def scheduler_files(value: Value) -> dict[str, Any]:
 def base(value: Value) -> dict[str, dict[str, Any]]:
     """File name -> manifest, of what every installation has."""
     policies = {f"network-{name}": made for name, made in network(value).items()}
-    return {"namespace": namespace(value), **access(value), **policies, **exporter(value)}
+    return {
+        "namespace": namespace(value),
+        **access(value),
+        **policies,
+        **exporter(value),
+        "prometheusrule": rules(value),
+    }
 
 
 def overlays(value: Value) -> dict[str, dict[str, dict[str, Any]]]:
@@ -394,6 +422,11 @@ def written(manifest: Mapping[str, Any]) -> str:
     return re.sub(r"['\"]?@@(\{\{[^}]+\}\})@@['\"]?", r"\1", text)
 
 
+def for_helm(manifest: Mapping[str, Any]) -> str:
+    """The same where Helm reads it: braces that are not ours are for Prometheus, and stay."""
+    return re.sub(r"\{\{(?! \.Values\.)", "{{ `{{` }}", written(manifest))
+
+
 def files() -> dict[Path, str]:
     """Every generated file and its text."""
     made: dict[Path, str] = {}
@@ -410,9 +443,9 @@ def files() -> dict[Path, str]:
     templates = CHART / "templates"
     for name, manifest in base(templated).items():
         if name != "namespace":  # Helm makes it with --create-namespace, and owns none
-            made[templates / f"{name}.yaml"] = written(manifest)
+            made[templates / f"{name}.yaml"] = for_helm(manifest)
     for name, manifest in overlays(templated)["nightly"].items():
-        made[templates / f"{name}.yaml"] = written(manifest)
+        made[templates / f"{name}.yaml"] = for_helm(manifest)
     made[CHART / "values.yaml"] = "# The defaults; docs in ../../README.md.\n" + written(VALUES)
     return made
 

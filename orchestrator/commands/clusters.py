@@ -14,7 +14,7 @@ from rich.table import Table
 
 from orchestrator.commands.console import AsJson, FleetFile, StoreOption, open_store, out, print_json, say
 from orchestrator.commands.stopping import BudgetHours, Window, stop_of, stoppable
-from orchestrator.commands.watching import MetricsPort, observed
+from orchestrator.commands.watching import MetricsOpen, MetricsPort, observed
 from orchestrator.errors import PrunefleetError, Unreachable, UsageError
 from orchestrator.ports import ObjectStore
 
@@ -196,6 +196,7 @@ def join(
         Path | None, typer.Option(help="Where this cluster's nodes cache models and data.")
     ] = None,
     metrics_port: MetricsPort = None,
+    metrics_open: MetricsOpen = False,
 ) -> None:
     """Carry out one cluster's part of a submitted run: what the job that `submit` starts does there."""
     from orchestrator.api import default_cache
@@ -228,7 +229,7 @@ def join(
     say(
         f"{board.owner}: {len(seen.plan.todo)} units to do in run {run_id}, shared between {', '.join(fleet.clusters)}"
     )
-    with stoppable() as signals, observed(seen, run_id, metrics_port) as metrics:
+    with stoppable() as signals, observed(seen, run_id, metrics_port, metrics_open) as metrics:
         summary = execute(seen, connect, options, signals, (metrics,), run_id, share)
         metrics.closed(summary.exit_code, time.time())
     say(f"{board.owner}: {summary.outcome}; {summary.stop_reason}".rstrip("; "))

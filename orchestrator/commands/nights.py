@@ -14,7 +14,7 @@ import typer
 
 from orchestrator.commands.console import AsJson, FleetFile, print_json, say
 from orchestrator.commands.stopping import stoppable
-from orchestrator.commands.watching import MetricsPort, observed
+from orchestrator.commands.watching import MetricsOpen, MetricsPort, observed
 from orchestrator.errors import PrunefleetError, UsageError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def nightly(
         Path | None, typer.Option(help="Where this machine's nodes cache models and data.")
     ] = None,
     metrics_port: MetricsPort = None,
+    metrics_open: MetricsOpen = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the fleet's night once per slot of its schedule, whoever calls this however often; write the morning report.
@@ -52,7 +53,9 @@ def nightly(
     if a slot has begun whose night is not over. Exit codes are those of `run`; 0 if there is nothing to do.
     """
     code = 0
-    way = _Way(address=address, backend=backend, cache=cache, metrics_port=metrics_port)
+    way = _Way(
+        address=address, backend=backend, cache=cache, metrics_port=metrics_port, metrics_open=metrics_open
+    )
     with stoppable() as signals:
         while True:
             code, is_open = _once(fleet, signals, trigger, way, as_json=as_json, resident=resident)
@@ -104,6 +107,7 @@ class _Way:
     backend: str
     cache: Path | None
     metrics_port: int | None
+    metrics_open: bool
 
 
 def _once(
@@ -132,7 +136,7 @@ def _once(
             opened.plan(),
             new_run_id(time.time()),
         )
-        with observed(seen, run_id, way.metrics_port) as metrics:
+        with observed(seen, run_id, way.metrics_port, way.metrics_open) as metrics:
             summary = execute(seen, connect, options, signals, (metrics,), run_id)
             metrics.closed(summary.exit_code, time.time())
         return summary

@@ -1,4 +1,4 @@
-"""Effects. How a command that carries a run out is watched from outside: its metrics on a loopback port while it works."""
+"""Effects. How a command that carries a run out is watched from outside: its metrics while it works, on loopback unless told otherwise."""
 
 from __future__ import annotations
 
@@ -21,21 +21,32 @@ MetricsPort = Annotated[
         "--metrics-port",
         min=0,
         max=65535,
-        help="Serve Prometheus metrics on this loopback port while running; 0 takes a free one.",
+        help="Serve Prometheus metrics on this port while running, on loopback; 0 takes a free one.",
+    ),
+]
+
+MetricsOpen = Annotated[
+    bool,
+    typer.Option(
+        "--metrics-open",
+        help="Let other machines scrape that port; for where a network policy lets Prometheus alone in.",
     ),
 ]
 
 
 @contextmanager
-def observed(seen: Survey, run_id: str, port: int | None) -> Iterator[RunMetrics]:
+def observed(seen: Survey, run_id: str, port: int | None, is_open: bool) -> Iterator[RunMetrics]:
     """The metrics of one run, served from its plan on until the block ends; a watcher for `execute`.
 
-    Errors: UsageError, if the port is taken.
+    Errors: UsageError, if the port is taken, or none is there to be open.
     """
     from orchestrator.errors import UsageError
     from orchestrator.release import release
     from orchestrator.watching.run_metrics import RunMetrics
 
+    if is_open and port is None:
+        raise UsageError("--metrics-open needs --metrics-port")
+    address = "0.0.0.0" if is_open else "127.0.0.1"
     metrics = RunMetrics(seen.pools, seen.costs)
     metrics.named(seen.fleet.name, run_id, release())
     metrics.planned(seen.plan, seen.placement, time.time())
@@ -44,10 +55,10 @@ def observed(seen: Survey, run_id: str, port: int | None) -> Iterator[RunMetrics
         return
     with ExitStack() as open_things:
         try:
-            taken = open_things.enter_context(metrics.served(port))
+            taken = open_things.enter_context(metrics.served(port, address))
         except OSError as error:
             raise UsageError(
                 f"--metrics-port {port}: {error.strerror or error}; choose another, or 0"
             ) from error
-        say(f"metrics: http://127.0.0.1:{taken}/metrics")
+        say(f"metrics: http://{address}:{taken}/metrics")
         yield metrics

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -21,6 +23,7 @@ from cases.manifests import (
     problems_of,
     problems_of_ray,
 )
+from cases.prometheus import RULES
 
 
 def test_the_files_are_those_that_the_one_source_makes():
@@ -112,6 +115,28 @@ def test_the_network_is_closed_by_default_and_nobody_outside_reaches_ray():
             assert rule["from"], "an empty `from` would be everybody"
     (https,) = [r for r in policies["prunefleet-egress"]["egress"] if r["ports"][0]["port"] == 443]
     assert https["to"][0]["ipBlock"]["except"] == ["169.254.169.254/32"]
+
+
+def test_a_run_is_scraped_where_it_listens_and_nobody_else_is_let_in():
+    for overlay, spec in ray_jobs():
+        (monitor,) = [m["spec"] for m in RENDERED[overlay] if m["kind"] == "PodMonitor"]
+        (policy,) = [m["spec"] for m in RENDERED[overlay] if m["metadata"]["name"] == "prunefleet-scrapes"]
+        (head,) = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
+        ports = {port["name"]: port["containerPort"] for port in head["ports"]}
+        asked = shlex.split(spec["entrypoint"])
+        assert "--metrics-open" in asked
+        assert asked[asked.index("--metrics-port") + 1] == str(ports["run-metrics"])
+        scraped = {ports[endpoint["port"]] for endpoint in monitor["podMetricsEndpoints"]}
+        assert scraped == {ports["metrics"], ports["run-metrics"]}
+        (rule,) = policy["ingress"]
+        assert {port["port"] for port in rule["ports"]} == scraped
+        assert [list(peer) for peer in rule["from"]] == [["namespaceSelector"]]
+
+
+@pytest.mark.parametrize("manifests", [*RENDERED.values(), of_chart(VALUES)], ids=[*OVERLAYS, "chart"])
+def test_every_installation_brings_the_rules_that_are_tested(manifests):
+    (ours,) = [m["spec"]["groups"] for m in manifests if m["kind"] == "PrometheusRule"]
+    assert ours == [group for path in RULES for group in yaml.safe_load(Path(path).read_text())["groups"]]
 
 
 def test_the_chart_with_its_defaults_is_the_nightly_overlay_without_its_namespace():

@@ -21,11 +21,14 @@ LISTS = (f"{WEIGHTS}model_weights_config.json", f"{CONSTANTS}model_constants_con
 EXAMPLES = "data/sample_inputs/"
 """Pickled; torch.export.load wants them to be there, and takes empty ones."""
 MAX_MEMBERS = 250_000
+MAX_DIRECTORY_BYTES = 64_000_000
 MAX_JSON_BYTES = 100_000_000
 _ALIGNMENT = 64
 """Data begins at a multiple of so many bytes, as torch writes it, so that it can be mapped."""
 _PADDING = b"FB"
 _LOCAL_HEADER = 30
+_END, _LOCATOR, _END_OF_LARGE = 22, 20, 56
+"""Bytes of what stands behind a zip's directory, from the last to the first; the latter two only where it is large."""
 _LARGE = 2**31
 _BLOCK = 1 << 20
 _DOCUMENTS = frozenset(
@@ -67,13 +70,12 @@ def read_archive(stream: IO[bytes], file: str) -> Archive:
     Errors: BadInput.
     """
     size = os.fstat(stream.fileno()).st_size
+    _check_directory(stream, size, file)
     try:
         with zipfile.ZipFile(stream) as opened:
             listed = opened.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError) as error:
         refuse(file, f"it is no zip archive: {error}")
-    if len(listed) > MAX_MEMBERS:
-        refuse(file, f"it has {len(listed)} members, more than {MAX_MEMBERS}")
     folders = {info.filename.partition("/")[0] for info in listed}
     if len(folders) != 1:
         refuse(file, f"its members lie in {len(folders)} folders, and those of a program in one")
@@ -174,6 +176,25 @@ def _check_name(name: str, known: Mapping[str, Any], file: str) -> None:
     is_known = name in _DOCUMENTS or name.startswith((WEIGHTS, CONSTANTS, EXAMPLES, ".data/"))
     if not is_known or ".." in name:
         refuse(file, f"its member {name!r} is no part of a plain program; compiled code is never used")
+
+
+def _check_directory(stream: IO[bytes], size: int, file: str) -> None:
+    """Before zipfile makes an object of each entry: what it will take for the directory is small, and has few of them."""
+    behind = os.pread(stream.fileno(), _END, max(size - _END, 0))
+    if behind[:4] != b"PK\x05\x06" or behind[-2:] != b"\0\0":
+        refuse(file, "it is no zip archive, or one with a comment: it does not end as torch lets it")
+    length, end = int.from_bytes(behind[12:16], "little"), size - _END
+    large = os.pread(stream.fileno(), _END_OF_LARGE + _LOCATOR, max(end - _LOCATOR - _END_OF_LARGE, 0))
+    if large[-_LOCATOR:][:4] == b"PK\x06\x07":
+        end -= _LOCATOR + _END_OF_LARGE
+        if large[:4] != b"PK\x06\x06" or int.from_bytes(large[-12:-4], "little") != end:
+            refuse(file, "its directory is not where the end of the archive says")
+        length = int.from_bytes(large[40:48], "little")
+    if length > min(end, MAX_DIRECTORY_BYTES):
+        refuse(file, f"its directory has {length} bytes, more than {min(end, MAX_DIRECTORY_BYTES)}")
+    entries = os.pread(stream.fileno(), length, end - length).count(b"PK\x01\x02")
+    if entries > MAX_MEMBERS:
+        refuse(file, f"it has {entries} members, more than {MAX_MEMBERS}")
 
 
 def _begin_of_data(stream: IO[bytes], info: zipfile.ZipInfo, file: str) -> int:

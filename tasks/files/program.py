@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Any
 
 from tasks.files.archives import refuse
 from tasks.files.harmless import is_harmless
 
 SCHEMA = 8
-MAX_STEPS = 200_000
+MAX_STEPS = 20_000
+"""Strict JSON admits no more of those that torch writes, which take more than twelve objects each."""
+MAX_NAME = 1000
+"""Of a value; those inside a wrapped graph begin with a number in place of all names around them."""
 _PLAIN_TREES = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict"})
 """Other kinds are made by code that is looked up by name."""
 _ANSWER = "logits"
@@ -24,6 +28,7 @@ _WRAPPERS: Mapping[str, int | None] = {
     "torch.ops.higher_order.wrap_with_autocast": 2,
 }
 """What runs a graph as it is, and which of its settings must be false for that."""
+_Named = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +116,11 @@ def _read(document: Mapping[str, Any], file: str) -> Program:
     graph, signature = module["graph"], module["signature"]
     values = _values(graph)
     weights, inputs = _inputs(signature["input_specs"], values, file)
-    steps = tuple(step for node in graph["nodes"] for step in _steps(node, values, file))
+    scopes = count()
+    made_of = (step for node in graph["nodes"] for step in _steps(node, str, values, scopes, file))
+    steps = tuple(islice(made_of, MAX_STEPS + 1))
     if len(steps) > MAX_STEPS:
-        refuse(file, f"it has {len(steps)} steps, more than {MAX_STEPS}")
+        refuse(file, f"it has more than {MAX_STEPS} steps")
     _check_order(steps, {*weights, *inputs}, file)
     answers = _answers(signature["output_specs"], file)
     made = {*weights, *inputs, *_names([step.results for step in steps])}
@@ -228,82 +235,71 @@ def _values(graph: Mapping[str, Any]) -> dict[str, Tensor]:
     return {str(name): _tensor(meta) for name, meta in graph["tensor_values"].items()}
 
 
-def _steps(node: Mapping[str, Any], values: dict[str, Tensor], file: str) -> list[Step]:
-    """The step of a node; those of the graph in it, if it only wraps one, with the names that they have outside."""
+def _steps(
+    node: Mapping[str, Any], named: _Named, values: dict[str, Tensor], scopes: Iterator[int], file: str
+) -> Iterator[Step]:
+    """The step of a node; those of the graph in it, if it only wraps one. `named` gives the names that they have outside."""
     target = str(node["target"])
     if target not in _WRAPPERS:
-        return [_step(node)]
+        yield _step(node, named)
+        return
     arguments = [item["arg"] for item in node["inputs"]]
     [place] = [at for at, argument in enumerate(arguments) if "as_graph" in argument]
-    settings = [_value(argument) for argument in arguments[:place]]
+    settings = [_value(argument, named) for argument in arguments[:place]]
     if (at := _WRAPPERS[target]) is not None and settings[at] is not False:
         refuse(file, f"{target} changes the dtypes in a part of it", do="Export it without autocast.")
-    inner = arguments[place]["as_graph"]
-    graph = inner["graph"]
+    graph = arguments[place]["as_graph"]["graph"]
     names: dict[str, str] = {}
     for outside, inside in zip(arguments[place + 1 :], graph["inputs"], strict=True):
-        names[inside["as_tensor"]["name"]] = outside["as_tensor"]["name"]
+        names[inside["as_tensor"]["name"]] = named(outside["as_tensor"]["name"])
     passed = dict(names)
-    results = [_result(output) for output in node["outputs"]]
     copies = []
-    for result, output in zip(results, graph["outputs"], strict=True):
-        name = output["as_tensor"]["name"]
+    for result, output in zip(node["outputs"], graph["outputs"], strict=True):
+        name, outside = output["as_tensor"]["name"], _result(result, named)
         if name in names:
-            copies.append(Step(target=_COPY, arguments={"self": Ref(names[name])}, results=(result,)))
+            copies.append(Step(target=_COPY, arguments={"self": Ref(names[name])}, results=(outside,)))
         else:
-            names[name] = result
+            names[name] = outside
+    scope = next(scopes)
 
-    def renamed(name: str) -> str:
-        return names.setdefault(name, f"{results[0]}/{name}")
+    def inner(name: str) -> str:
+        return names.setdefault(name, f"{scope}/{name}")
 
     for name, value in _values(graph).items():
         if name not in passed:
-            values[renamed(name)] = value
-    steps = [step for inside in graph["nodes"] for step in _steps(inside, values, file)]
-    return [*(_renamed(step, renamed) for step in steps), *copies]
+            values[inner(name)] = value
+    for inside in graph["nodes"]:
+        yield from _steps(inside, inner, values, scopes, file)
+    yield from copies
 
 
-def _renamed(step: Step, name: Callable[[str], str]) -> Step:
-    def argument(value: Any) -> Any:
-        if isinstance(value, Ref):
-            return Ref(name(value.name))
-        return [argument(item) for item in value] if isinstance(value, list) else value
-
-    def result(value: Any) -> Any:
-        return name(value) if isinstance(value, str) else value and [name(item) for item in value]
-
-    return Step(
-        target=step.target,
-        arguments={key: argument(value) for key, value in step.arguments.items()},
-        results=tuple(result(value) for value in step.results),
-    )
-
-
-def _step(node: Mapping[str, Any]) -> Step:
-    arguments = {str(item["name"]): _value(item["arg"]) for item in node["inputs"]}
+def _step(node: Mapping[str, Any], named: _Named) -> Step:
+    arguments = {str(item["name"]): _value(item["arg"], named) for item in node["inputs"]}
     if len(arguments) != len(node["inputs"]):
         raise ValueError(f"{node['target']} is given an argument twice")
     return Step(
         target=str(node["target"]),
         arguments=arguments,
-        results=tuple(_result(output) for output in node["outputs"]),
+        results=tuple(_result(output, named) for output in node["outputs"]),
     )
 
 
-def _value(argument: Mapping[str, Any]) -> Any:
+def _value(argument: Mapping[str, Any], named: _Named) -> Any:
     match argument:
         case {"as_none": _}:
             return None
         case {"as_tensor": {"name": str(name)}}:
-            return Ref(name)
+            return Ref(named(name))
         case {"as_tensors": list(items)}:
-            return [Ref(str(item["name"])) for item in items]
+            return [Ref(named(str(item["name"]))) for item in items]
         case {"as_optional_tensors": list(items)}:
-            return [None if "as_none" in item else Ref(str(item["as_tensor"]["name"])) for item in items]
+            return [
+                None if "as_none" in item else Ref(named(str(item["as_tensor"]["name"]))) for item in items
+            ]
         case {"as_sym_int": item} | {"as_sym_float": item} | {"as_sym_bool": item}:
-            return _symbolic(item)
+            return _symbolic(item, named)
         case {"as_sym_ints": list(items)} | {"as_sym_floats": list(items)}:
-            return [_symbolic(item) for item in items]
+            return [_symbolic(item, named) for item in items]
         case {"as_float": number}:
             return float(number)
         case {"as_floats": list(numbers)}:
@@ -324,10 +320,10 @@ def _value(argument: Mapping[str, Any]) -> Any:
     raise ValueError(f"a step is given {str(argument)[:120]}, which is no tensor, number or text")
 
 
-def _symbolic(item: Mapping[str, Any]) -> Any:
+def _symbolic(item: Mapping[str, Any], named: _Named) -> Any:
     match item:
         case {"as_name": str(name)}:
-            return Ref(name)
+            return Ref(named(name))
         case {"as_int": int(number)} | {"as_bool": bool(number)}:
             return number
         case {"as_float": number}:
@@ -335,16 +331,16 @@ def _symbolic(item: Mapping[str, Any]) -> Any:
     raise ValueError(f"a number is {str(item)[:80]}")
 
 
-def _result(output: Mapping[str, Any]) -> Any:
+def _result(output: Mapping[str, Any], named: _Named) -> Any:
     match output:
         case {"as_tensor": {"name": str(name)}}:
-            return name
+            return named(name)
         case {"as_tensors": list(items)}:
-            return [str(item["name"]) for item in items]
+            return [named(str(item["name"])) for item in items]
         case {"as_sym_int": {"as_name": str(name)}} | {"as_sym_float": {"as_name": str(name)}}:
-            return name
+            return named(name)
         case {"as_sym_bool": {"as_name": str(name)}}:
-            return name
+            return named(name)
         case {"as_none": _}:
             return None
     raise ValueError(f"a result is {str(output)[:80]}")
@@ -359,6 +355,8 @@ def _check_order(steps: Sequence[Step], known: set[str], file: str) -> None:
         new = list(_names([step.results]))
         if len(set(new)) < len(new) or made & set(new):
             refuse(file, f"{step.target} makes {new[0][:80]!r}, which is there already")
+        if long := next((name for name in new if len(name) > MAX_NAME), None):
+            refuse(file, f"the name {long[:80]!r}… has {len(long)} characters, more than {MAX_NAME}")
         made.update(new)
 
 

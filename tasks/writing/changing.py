@@ -9,6 +9,7 @@ import torch
 
 from tasks.amounts.allocation import Allocation
 from tasks.contract import BadInput
+from tasks.loading.building import constants_of
 from tasks.loading.models import Layer, Model, weight_stored
 from tasks.loading.weights import check_finite
 from tasks.masks.criteria import Criterion, Seen
@@ -33,13 +34,14 @@ def changes(
     for layer in layers:
         for name in stored_names(model, layer):
             layers_of.setdefault(name, []).append(layer)
-    checkpoint = model.checkpoint
+    checkpoint, constants = model.checkpoint, constants_of(model.module)
 
     def change(name: str) -> Iterable[memoryview] | None:
         checkpoint.release()
         file = checkpoint.file(name).path.name
         weight = checkpoint.mapped(name)
-        check_finite(weight, name, file)
+        if name not in constants:
+            check_finite(weight, name, file)
         if name not in layers_of:
             return None
         return _bytes_of(name, file, weight, layers_of[name])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from cases.architectures import ARCHITECTURES
 from cases.programs import example_of, export, members_of, program_of
+from cases.prunings import prune
 from torch import nn
 
 from tasks.contract import BadInput
@@ -110,6 +111,15 @@ def test_shared_layers_constants_pieces_and_changes_in_place(branches):
     assert layers["grouped"].groups == 2
     assert model.family == "feature_classifier"
     assert (model.config.num_labels, model.config.input_size) == (8, 8)
+
+
+def test_pruning_leaves_an_infinity_in_a_constant_alone(branches, tmp_path):
+    _, directory = branches
+    product = prune(directory, tmp_path / "out")
+    loaded = load_afresh(tmp_path / "out").module
+    for row in product.tables["layers"]:
+        assert int((loaded.get_submodule(row["layer"]).weight == 0).sum()) == row["pruned_parameters"] > 0
+    assert loaded.fixed.tolist() == [1.0, -float("inf")]
 
 
 def test_a_layer_that_is_used_twice_is_watched_twice(branches):

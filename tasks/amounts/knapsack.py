@@ -7,7 +7,7 @@ relaxation of this very program bounds it from below: its value is that of the g
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from tasks.contract import BadInput, Finding, Row
 from tasks.masks.patterns import pruned_count
 
 Floats = npt.NDArray[np.float64]
+Positions = npt.NDArray[np.intp]
 
 NODES = 200_000
 """Of the search tree: a limit by number and not by time, so that the answer is the same on every machine."""
@@ -57,9 +58,11 @@ def choose_for_goal(
     pairs = zip(choices.layer, choices.count, strict=True)
     worth = [goal.worth[names[layer]] * count for layer, count in pairs]
     gains = np.array([value / goal.wanted for value in worth])
-    chosen, is_proven = _solve(choices.loss, gains, 1.0, choices)
-    if sum(worth[at] for at in chosen) < goal.wanted:  # missed within the solver's tolerance
-        chosen, is_proven = _solve(choices.loss, gains, 1.0 + 2 * _SLACK, choices)
+
+    def is_reached(chosen: Positions) -> bool:
+        return bool(sum(worth[at] for at in chosen) >= goal.wanted)
+
+    chosen, is_proven = _reaching(choices.loss, gains, 1.0, choices, is_reached)
     return _allocation(names, choices, chosen, _relaxed(gains, 1.0, choices), is_proven)
 
 
@@ -77,9 +80,11 @@ def choose_for_quality(
     if limit <= 0:
         raise BadInput("no allocation by knapsack", why="max_increase is 0", do="Allow a small increase.")
     values = np.array([-count / total for count in choices.count])
-    chosen, is_proven = _solve(values, -choices.loss / limit, -1.0, choices)
-    if float(choices.loss[chosen].sum()) > limit:  # missed within the solver's tolerance
-        chosen, is_proven = _solve(values, -choices.loss / limit, -1.0 + 2 * _SLACK, choices)
+
+    def is_within(chosen: Positions) -> bool:
+        return float(choices.loss[chosen].sum()) <= limit
+
+    chosen, is_proven = _reaching(values, -choices.loss / limit, -1.0, choices, is_within)
     removed = sum(choices.count[at] for at in chosen)
     gains = np.array([count / max(1, removed) for count in choices.count])
     least = _relaxed(gains, 1.0, choices) if removed else 0.0
@@ -121,10 +126,33 @@ def choices_of(
     )
 
 
+def _reaching(
+    values: Floats,
+    gains: Floats,
+    least: float,
+    choices: Choices,
+    is_reached: Callable[[Positions], bool],
+) -> tuple[Positions, bool]:
+    """As `_solve`, and reached exactly; what gains most where only the solver's tolerance hides it. BadInput if that will not do."""
+    for extra in (0.0, 2 * _SLACK):
+        solved, is_proven, told = _solve(values, gains, least + extra, choices)
+        if solved is not None and is_reached(solved):
+            return solved, is_proven
+    order = np.lexsort((-values, gains, choices.layer))
+    utmost = order[np.append(np.flatnonzero(np.diff(choices.layer)), len(order) - 1)]
+    if is_reached(utmost):
+        return utmost, False
+    raise BadInput(
+        "no allocation by knapsack",
+        why=f"no choice of measured amounts will do ({told})",
+        do="Ask for less, raise max_amount, add amounts to sensitivity.grid, or use allocation: sensitivity.",
+    )
+
+
 def _solve(
     values: Floats, gains: Floats, least: float, choices: Choices
-) -> tuple[npt.NDArray[np.intp], bool]:
-    """Positions of one choice a layer, of least value, whose gains sum up to `least`; and whether that is proven."""
+) -> tuple[Positions | None, bool, str]:
+    """Positions of one choice a layer, of least value, whose gains sum up to `least`; whether that is proven; the solver's word."""
     scale = float(np.abs(values).max()) or 1.0
     found = milp(
         values / scale,
@@ -133,13 +161,8 @@ def _solve(
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 0.0, "node_limit": NODES},
     )
-    if found.x is None:
-        raise BadInput(
-            "no allocation by knapsack",
-            why=f"no choice of measured amounts will do ({found.message})",
-            do="Ask for less, raise max_amount, add amounts to sensitivity.grid, or use allocation: sensitivity.",
-        )
-    return np.flatnonzero(found.x > 0.5), found.status == 0
+    chosen = None if found.x is None else np.flatnonzero(found.x > 0.5)
+    return chosen, found.status == 0, found.message
 
 
 def _relaxed(gains: Floats, least: float, choices: Choices) -> float:
@@ -161,7 +184,7 @@ def _allocation(
     names: Sequence[str], choices: Choices, chosen: npt.NDArray[np.intp], least: float, is_proven: bool = True
 ) -> Allocation:
     value = float(choices.loss[chosen].sum())
-    message = f"the search stopped after {NODES} nodes: the choice is good, and not proven to be the best"
+    message = f"the choice is good, and not proven to be the best by {NODES} nodes and the solver's tolerance"
     unproven = Finding(kind="not_optimal", subject="knapsack", message=message)
     return Allocation(
         amounts={names[choices.layer[at]]: float(choices.amount[at]) for at in chosen},

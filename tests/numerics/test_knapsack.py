@@ -150,6 +150,17 @@ def test_weights_that_count_more_go_first_at_the_same_price():
         assert found.amounts == {"cheap": 0.0, "dear": 0.75}
 
 
+@pytest.mark.parametrize("less", [0, 1])
+def test_a_goal_of_the_whole_room_is_met_to_the_weight_although_the_solver_sees_no_such_fine_steps(less):
+    layers = {"a": 8_000_000, "b": 8_000_000, "c": 7}
+    rows = rows_of({"a": [0.1, 0.2, 0.3], "b": [0.1, 0.2, 0.3], "c": [0.1, 0.2, 5.0]})
+    room = 6_000_000 + 6_000_000 + 5
+    goal = Goal(worth=dict.fromkeys(layers, 1), wanted=room - less, of=16_000_007)
+    found = choose_for_goal(layers, rows, goal, 1.0)
+    assert found.amounts == {"a": 0.75, "b": 0.75, "c": 0.75}
+    assert [finding.kind for finding in found.findings] == ["not_optimal"]
+
+
 def test_a_goal_of_whole_weights_is_what_an_amount_always_meant():
     layers = {"a": 40, "b": 60}
     rows = rows_of({"a": [0.1, 0.2, 0.9], "b": [0.05, 0.3, 0.35]})

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from tasks.contract import BadInput
 from tasks.examples.data import Example
+from tasks.files.configs import CONFIG
 from tasks.files.headers import open_regular
 from tasks.loading.models import Model
 
@@ -20,6 +21,7 @@ MAX_TOKENS = 2048
 """Of one text; what is longer is cut, and said so."""
 MAX_TOKENIZER_BYTES = 256 * 2**20
 FILE = "tokenizer.json"
+_NO_LIMIT = (None, -1)  # XLNet's way of saying that its positions are relative
 
 _Result = TypeVar("_Result")
 
@@ -91,10 +93,18 @@ def _opening_tokens(example: Example, text: str, tokenizer: Tokenizer, vocabular
 
 
 def longest_text(model: Model) -> int:
-    """In tokens: as far as the model's positions reach, and no further than MAX_TOKENS."""
+    """In tokens: as far as the model's positions reach, and no further than MAX_TOKENS; BadInput if config.json makes no sense."""
     limits = [MAX_TOKENS]
-    if positions := getattr(model.config, "max_position_embeddings", None):
-        limits.append(int(positions))
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions not in _NO_LIMIT:
+        if type(positions) is not int or positions < 1:
+            raise BadInput(
+                "the model's config cannot be used",
+                why=f"`max_position_embeddings` is {positions!r:.40}, no whole number from 1 on",
+                do="Correct it, or leave it out if the model has no limit.",
+                file=CONFIG,
+            )
+        limits.append(positions)
     for name, part in model.module.named_modules():
         if name.endswith("position_embeddings") and isinstance(part, torch.nn.Embedding):
             skipped = 0 if part.padding_idx is None else part.padding_idx + 1  # RoBERTa counts from behind it

@@ -212,6 +212,26 @@ def test_positions_that_start_behind_the_padding_shorten_the_texts(model_of):
     assert tokenizing.longest_text(model) == 48
 
 
+def a_model_of_positions(positions) -> Any:
+    return SimpleNamespace(
+        module=torch.nn.Linear(1, 1), config=SimpleNamespace(max_position_embeddings=positions)
+    )
+
+
+@pytest.mark.parametrize(
+    ("positions", "longest"), [(None, 2048), (-1, 2048), (1, 1), (512, 512), (10**6, 2048)]
+)
+def test_a_model_without_a_limit_of_positions_reads_texts_as_long_as_any(positions, longest):
+    assert tokenizing.longest_text(a_model_of_positions(positions)) == longest
+
+
+@pytest.mark.parametrize("positions", [0, -2, "512", 512.0, True, [512]])
+def test_positions_that_are_no_count_are_refused_with_the_file(positions):
+    with pytest.raises(BadInput, match="max_position_embeddings") as caught:
+        tokenizing.longest_text(a_model_of_positions(positions))
+    assert caught.value.file == "config.json"
+
+
 # --- labels
 
 

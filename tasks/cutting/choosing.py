@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,13 +15,13 @@ from tasks.cutting.cuts import Cut
 from tasks.cutting.depth import Stack, stack_of
 from tasks.cutting.probing import answer_of, in_float32
 from tasks.cutting.symmetry import Group, groups_of
-from tasks.cutting.units import choose, kept_count
+from tasks.cutting.units import choose, greatest, kept_count
 from tasks.cutting.worths import Worths
 from tasks.files.archives import PROGRAM
 from tasks.files.configs import ModelConfig
 from tasks.loading.interpreting import ExportedProgram
 from tasks.loading.models import Model
-from tasks.masks.patterns import mask_lowest, pruned_count
+from tasks.masks.patterns import NotANumber, pruned_count
 
 
 def units_of(model: Model, config: ModelConfig, recipe: CutRecipe) -> tuple[tuple[Group, ...], Stack | None]:
@@ -50,24 +51,37 @@ def sizes_of(recipe: CutRecipe, groups: Sequence[Group], stack: Stack | None) ->
 
 
 def choose_cut(recipe: CutRecipe, groups: Sequence[Group], stack: Stack | None, worths: Worths) -> Cut:
-    """What the recipe takes out: in each group, and of the blocks, those of least worth."""
+    """What the recipe takes out: in each group, and of the blocks, those of least worth; BadInput if one is NaN."""
     changes: dict[Any, Any] = {}
     choices = []
     for group, found in zip(groups, worths.units, strict=True):
         kept = _kept(recipe, group.axis, groups)
         changes |= group.axis.settings(kept)
-        choices.append(choose(group, found, kept))
+        with _told_of(group.name, recipe.criterion):
+            choices.append(choose(group, found, kept))
     blocks: tuple[int, ...] = ()
     if stack and worths.blocks is not None:
-        blocks = best_blocks(worths.blocks, recipe.cut[DEPTH])
+        with _told_of(stack.name, recipe.criterion):
+            blocks = best_blocks(worths.blocks, recipe.cut[DEPTH])
         changes |= stack.changes(blocks)
     return Cut(choices=tuple(choices), stack=stack, blocks=blocks, changes=changes)
 
 
+@contextmanager
+def _told_of(name: str, criterion: str) -> Iterator[None]:
+    try:
+        yield
+    except NotANumber:
+        raise BadInput(
+            "the units cannot be scored",
+            why=f"{criterion} gives one of {name} a score that is not a number",
+            do="Check that the model's answers to the calibration data are finite, or use another criterion.",
+        ) from None
+
+
 def best_blocks(worths: torch.Tensor, share: float) -> tuple[int, ...]:
     """The blocks that stay, in order: those of greatest worth, of equals the first, and one at least."""
-    gone = _blocks_gone(share, len(worths))
-    return tuple(int(block) for block in (~mask_lowest(worths.numpy(), gone)).nonzero()[0])
+    return tuple(greatest(worths, len(worths) - _blocks_gone(share, len(worths))).tolist())
 
 
 def _blocks_gone(share: float, count: int) -> int:

@@ -13,7 +13,7 @@ from tasks.cutting.axes import Axis
 from tasks.cutting.symmetry import Group, Slot
 from tasks.loading.models import Layer
 from tasks.masks.criteria import Criterion, Seen, layer_score
-from tasks.masks.patterns import mask_lowest, pruned_count
+from tasks.masks.patterns import NotANumber, mask_lowest, pruned_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +85,20 @@ def kept_count(axis: Axis, amount: float, round_to: int, groups: Sequence[Group]
 
 
 def choose(group: Group, worths: torch.Tensor, kept: int) -> Choice:
-    """The units of greatest worth, so many of them in each part; of equals the first."""
+    """The units of greatest worth, so many of them in each part, as `greatest` has them."""
     count = group.units * kept // group.axis.count
-    rows = [~mask_lowest(row.numpy(), group.units - count) for row in worths]
-    stay = tuple(torch.from_numpy(row.nonzero()[0]) for row in rows)
+    stay = tuple(greatest(row, count) for row in worths)
     total = float(worths.sum())
     left = sum(float(row[units].sum()) for row, units in zip(worths, stay, strict=True))
     return Choice(group=group, kept=stay, error=1 - left / total if total else 0.0)
+
+
+def greatest(worths: torch.Tensor, count: int) -> torch.Tensor:
+    """Where the so many greatest are, ascending; of equals the first. Infinity is a worth; NotANumber if one is NaN."""
+    if worths.isnan().any():
+        raise NotANumber("a worth is not a number")
+    gone = mask_lowest(worths.numpy(), len(worths) - count)
+    return torch.from_numpy((~gone).nonzero()[0])
 
 
 def _reads(slot: Slot, layers: Mapping[str, Layer]) -> bool:

@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 
 from tasks.contract import BadInput
 from tasks.cutting.axes import Axis, Dim
-from tasks.cutting.choosing import best_blocks
+from tasks.cutting.choosing import best_blocks, choose_cut
 from tasks.cutting.cutrecipes import read_cut
 from tasks.cutting.cuts import Cut, without
 from tasks.cutting.symmetry import Group, Slot
 from tasks.cutting.units import choose, kept_count, readers, worth
+from tasks.cutting.worths import Worths
 from tasks.loading.models import Layer
 from tasks.masks.criteria import NOTHING, Seen, criterion_named
+from tasks.masks.patterns import NotANumber
 
 
 def an_axis(count, kind="width", dims=()):
@@ -127,6 +129,28 @@ def test_the_units_of_greatest_worth_stay_and_of_equals_the_first(values, data):
     assert choice.removed[0].tolist() == [unit for unit in range(count) if unit not in by_hand]
     gone = sum(values) - sum(values[unit] for unit in by_hand)
     assert choice.error == pytest.approx(gone / sum(values) if sum(values) else 0)
+
+
+def test_a_unit_without_which_the_loss_is_infinite_stays():
+    choice = choose(a_group(3), torch.tensor([[2.0, float("inf"), 1.0]], dtype=torch.float64), 1)
+    assert choice.kept[0].tolist() == [1]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_worths_that_are_no_numbers_choose_nothing(place):
+    worths = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    worths[place] = float("nan")
+    with pytest.raises(NotANumber):
+        choose(a_group(3), worths[None], 2)
+    with pytest.raises(NotANumber):
+        best_blocks(worths, 0.5)
+
+
+def test_a_recipe_is_told_whose_scores_are_no_numbers():
+    recipe = read_cut({"criterion": "wanda", "cut": {"width": 0.5}})
+    worths = Worths(units=(torch.tensor([[1.0, float("nan")]], dtype=torch.float64),), blocks=None)
+    with pytest.raises(BadInput, match="wanda gives one of g a score that is not a number"):
+        choose_cut(recipe, [a_group(2)], None, worths)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=9), st.floats(0, 1))

@@ -15,6 +15,13 @@ from tasks.cutting.axes import Path, shapes_of
 from tasks.files.configs import ModelConfig
 
 KEY = "num_hidden_layers"
+OF_BLOCKS = frozenset(
+    {
+        *("layer_types", "mlp_layer_types", "layers_block_type", "indexer_types", "attention_layers"),
+        *("layer_rope_theta", "no_rope_layers", "swiglu_limits", "attention_window"),
+    }
+)
+"""Lists that say something of each block, whether or not a model is built without them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +60,7 @@ def stack_of(config: ModelConfig, settings: Any, dtype: torch.dtype) -> Stack:
     count = config.values.get(key, getattr(settings, key, None))
     if not isinstance(count, int) or count < 2:
         _refuse(f"{key} is {count!r:.40}")
-    lists = {
-        name: value
-        for name, value in {**vars(settings), **config.values}.items()
-        if isinstance(value, list | tuple) and len(value) == count and not name.startswith("_")
-    }
+    lists = _lists_of_blocks(config, settings, key, count, dtype)
     dense = shapes_of(config, {}, dtype)
     all_of_it = Stack(name="", count=count, key=key, lists=lists)
     try:
@@ -85,6 +88,28 @@ def bypassed(module: nn.Module, stack: Stack, blocks: Collection[int]) -> Iterat
             handle = part.register_forward_hook(around, with_kwargs=True)
             handles.callback(handle.remove)
         yield
+
+
+def _lists_of_blocks(
+    config: ModelConfig, settings: Any, key: str, count: int, dtype: torch.dtype
+) -> dict[str, Sequence[Any]]:
+    """Those of `OF_BLOCKS`, and those without which no model with one block fewer is built: two end tokens are no two blocks."""
+    lists: dict[str, Sequence[Any]] = {
+        name: value
+        for name, value in {**vars(settings), **config.values}.items()
+        if isinstance(value, list | tuple) and len(value) == count and not name.startswith("_")
+    }
+
+    def is_built_without(name: str) -> bool:
+        others = {other: value for other, value in lists.items() if other != name}
+        stack = Stack(name="", count=count, key=key, lists=others)
+        try:
+            shapes_of(config, stack.changes(range(count - 1)), dtype)
+        except BadInput:
+            return False
+        return True
+
+    return {name: value for name, value in lists.items() if name in OF_BLOCKS or not is_built_without(name)}
 
 
 def _stem(names: Sequence[str], number: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 from tasks.contract import Finding, Product, Work
@@ -16,7 +17,7 @@ from tasks.cutting.choosing import choose_cut, units_of
 from tasks.cutting.cutrecipes import DEPTH, CutRecipe
 from tasks.cutting.cuts import Cut
 from tasks.cutting.depth import Stack, bypassed
-from tasks.cutting.probing import SAME, answer_of, apart, in_float32, sound_answer
+from tasks.cutting.probing import SAME, answer_of, apart, in_float32, runs, sound_answer
 from tasks.cutting.smaller import smaller_model, smaller_module
 from tasks.cutting.symmetry import Group
 from tasks.cutting.worths import worths_of
@@ -58,14 +59,18 @@ def run_cuts(work: Work) -> Product:
     wide = in_float32(model)
     targets: list[Target] = []
     for kind in kinds:
-        leaving = _way(wide, config, kind)
+        able, told = _running(wide, config, kind)
+        findings += told
+        if not able.cuts:
+            continue
+        leaving = _way(wide, config, able)
         if leaving is None:
             message = (
                 "the dense model cannot be brought to answer as one without them does, so they are not tried"
             )
             findings.append(Finding(kind="inseparable_units", subject=kind.name, message=message))
         else:
-            targets += _targets(model, kind, str(work.params["criterion"]), leaving)
+            targets += _targets(model, able, str(work.params["criterion"]), leaving)
     mine = part_of(targets, work.part, work.parts)
     once = [*model.findings, *findings] if work.part == 0 else []
     if not mine:
@@ -118,6 +123,21 @@ def _sizes(empty: Model, config: ModelConfig, cut: Cut) -> Sizes:
 def _gone(cut: Cut) -> tuple[int, ...]:
     units = [choice.group.units - len(choice.kept[0]) for choice in cut.choices]
     return (*units, len(cut.removed_blocks))
+
+
+def _running(wide: Model, config: ModelConfig, kind: _Kind) -> tuple[_Kind, list[Finding]]:
+    """The kind with those cuts after which a model runs."""
+    does_run = [runs(smaller_model(wide, config, cut)) for cut, _ in kind.cuts]
+    findings = [
+        Finding(
+            kind="does_not_run",
+            subject=kind.name,
+            message=f"a model without {sum(_gone(cut))} units of all groups does not run, so it is not tried",
+        )
+        for (cut, _), is_sound in zip(kind.cuts, does_run, strict=True)
+        if not is_sound
+    ]
+    return replace(kind, cuts=tuple(compress(kind.cuts, does_run))), findings
 
 
 def _way(wide: Model, config: ModelConfig, kind: _Kind) -> Leaving | None:

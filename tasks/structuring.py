@@ -27,6 +27,7 @@ from tasks.files.configs import CONFIG, MAX_CONFIG_BYTES, ModelConfig, read_conf
 from tasks.files.headers import open_regular
 from tasks.files.strictjson import parse_object
 from tasks.loading.models import Model, load, load_afresh, outline, prunable_layers
+from tasks.masks.patterns import pruned_count
 from tasks.measuring.measures import dense_flops, parameter_names
 from tasks.recovering.recovery import Recovered, recover_
 from tasks.statistics.holding import holding
@@ -258,7 +259,7 @@ def _doubts(recipe: CutRecipe, cut: Cut, artifact: Mapping[str, Any]) -> Iterato
             continue
         seen.add(id(axis))
         kept = axis.count * len(choice.kept[0]) // choice.group.units
-        yield from _rounded(axis.name, recipe.cut[axis.kind], axis.count, kept)
+        yield from _rounded(axis.name, recipe.cut[axis.kind], axis.count, kept, axis.least)
     if cut.stack:
         yield from _rounded(cut.stack.key, recipe.cut[DEPTH], cut.stack.count, len(cut.blocks))
     if artifact["flops"] is None:
@@ -266,12 +267,14 @@ def _doubts(recipe: CutRecipe, cut: Cut, artifact: Mapping[str, Any]) -> Iterato
         yield Finding(kind="unknown_flops", subject="model", message=message)
 
 
-def _rounded(name: str, share: float, count: int, kept: int) -> Iterator[Finding]:
+def _rounded(name: str, share: float, count: int, kept: int, least: int = 1) -> Iterator[Finding]:
     if kept == count and share > 0:
         message = f"{share:g} of {count} takes out none of them"
         yield Finding(kind="zero_effect", subject=name, message=message)
-    elif share == 1:
-        message = f"all {count} were to go; {kept} stay, since a model cannot do without any"
+    elif count - pruned_count(share, count) < least:
+        message = (
+            f"{share:g} of {count} were to go; {kept} stay, since the model cannot do with fewer than {least}"
+        )
         yield Finding(kind="kept_least", subject=name, message=message)
 
 

@@ -22,6 +22,7 @@ FINDING_KINDS = (
     "expert_tokens",
     "extra_file",
     "ignored_config_key",
+    "does_not_run",
     "inseparable_units",
     "kept_least",
     "missing_cluster",

@@ -42,6 +42,8 @@ class Search:
     timed: tuple[Timed, ...]
     """All that were, in the order in which they were."""
     limit: float
+    broken: tuple[float, ...] = ()
+    """Factors with which the model does not run."""
 
     @property
     def is_met(self) -> bool:
@@ -61,33 +63,57 @@ def ladder(sizes_at: Callable[[float], Hashable]) -> tuple[float, ...]:
     return tuple(found)
 
 
-def least_that_will_do(rungs: Sequence[float], limit: float, time: Callable[[float], Speed]) -> Search:
-    """Times the last rung; if it is fast enough, bisects the others. Errors: ValueError without any rung."""
+def least_that_will_do(
+    rungs: Sequence[float], limit: float, time: Callable[[float], Speed | None]
+) -> Search | None:
+    """Times the last rung; if it is fast enough, or does not run (`time` gives None), bisects the others.
+
+    A rung that does not run is not met. None if no rung that was tried runs. Errors: ValueError without any rung.
+    """
     if not rungs:
         raise ValueError("nothing can be cut, so there is nothing to time")
-    timed = [Timed(factor=rungs[-1], speed=time(rungs[-1]))]
-    chosen = timed[0]
+    timed: list[Timed] = []
+    broken: list[float] = []
+
+    def at(index: int) -> Timed | None:
+        speed = time(rungs[index])
+        if speed is None:
+            broken.append(rungs[index])
+            return None
+        timed.append(Timed(factor=rungs[index], speed=speed))
+        return timed[-1]
+
     low, high = 0, len(rungs) - 1
-    while chosen.ratio <= limit and low < high:
+    chosen = at(high)
+    is_met = chosen is not None and chosen.ratio <= limit
+    while low < high and (is_met or rungs[-1] in broken):
         middle = (low + high) // 2
-        found = Timed(factor=rungs[middle], speed=time(rungs[middle]))
-        timed.append(found)
-        if found.ratio <= limit:
-            chosen, high = found, middle
+        found = at(middle)
+        is_fast = found is not None and found.ratio <= limit
+        if is_fast or (found is None and not is_met):
+            high = middle
         else:
             low = middle + 1
-    return Search(chosen=chosen, timed=tuple(timed), limit=limit)
+        if found is not None and (is_fast or not is_met):
+            chosen, is_met = found, is_fast
+    if chosen is None:
+        return None
+    return Search(chosen=chosen, timed=tuple(timed), limit=limit, broken=tuple(broken))
 
 
 def findings_of(search: Search) -> Iterator[Finding]:
-    """A budget that is missed, and sizes that were slower than larger ones by more than their intervals."""
+    """A budget that is missed, cuts with which the model does not run, and sizes that were slower than larger ones by more than their intervals."""
     chosen = search.chosen
     if not search.is_met:
         message = (
-            f"all that cut allows is cut, and a pass takes {chosen.ratio:.3f} of the dense model's time "
+            f"all that cut allows and that runs is cut, and a pass takes {chosen.ratio:.3f} of the dense model's time "
             f"({1 / chosen.speed.high:.3f} to {1 / chosen.speed.low:.3f}), and {search.limit:g} was the most"
         )
         yield Finding(kind="budget_missed", subject="latency", message=message)
+    if search.broken:
+        shares = ", ".join(f"{factor:g}" for factor in search.broken)
+        message = f"with {shares} of what cut allows the model does not run, so less is cut"
+        yield Finding(kind="does_not_run", subject="latency", message=message)
     in_order = sorted(search.timed, key=lambda timed: timed.factor)
     for larger, smaller in pairwise(in_order):
         if smaller.speed.high < larger.speed.low:

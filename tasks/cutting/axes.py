@@ -28,6 +28,10 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "channels": ("embedding_size", "hidden_sizes", "hidden_channels"),
 }  # fmt: skip
 """What architectures call each kind of axis. What a key sizes is measured and not taken from its name."""
+_TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k", "top_k_experts")
+"""What architectures call the number of experts that a token is sent to."""
+_OF_GROUP = 2
+"""So many experts tell what a group of them is worth, where a routing chooses groups first."""
 _CONVOLUTIONAL = 3
 """Dimensions of a weight from which a layer is convolutional."""
 
@@ -57,6 +61,10 @@ class Axis:
     """What the config must say beside it, so that nothing else changes."""
     dims: tuple[Dim, ...]
     """In module order; of one weight, the dimension that is read comes before the one that is written."""
+    least: int = 1
+    """With fewer units the model does not run."""
+    multiple: int = 1
+    """What stays divides by it."""
 
     @property
     def shared_by(self) -> int:
@@ -160,8 +168,27 @@ def _axis(
             continue
         if counted > 1:
             name = ", ".join(".".join(map(str, path)) for path in paths)
-            return Axis(kind=kind, name=name, count=counted, per_unit=per_unit, fixed=fixed, dims=dims)
+            least, multiple = routing_needs(settings) if kind == "experts" else (1, 1)
+            return Axis(
+                kind=kind, name=name, count=counted, per_unit=per_unit, fixed=fixed, dims=dims,
+                least=least, multiple=multiple,
+            )  # fmt: skip
     return None
+
+
+def routing_needs(settings: Any) -> tuple[int, int]:
+    """(the fewest experts among which a token's can be chosen, what their number divides by), from a model's settings."""
+    chosen = max(1, *(_number(settings, name) for name in _TOP_K))
+    groups = _number(settings, "n_group")
+    if not groups:
+        return chosen, 1
+    open_groups = _number(settings, "topk_group") or groups
+    return groups * max(_OF_GROUP, -(-chosen // open_groups)), groups
+
+
+def _number(settings: Any, name: str) -> int:
+    value = getattr(settings, name, None)
+    return value if isinstance(value, int) else 0
 
 
 def _probes(count: int | None) -> tuple[int, ...]:

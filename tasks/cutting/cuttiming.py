@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.amounts.ladder import Search, findings_of, ladder, least_that_will_do
-from tasks.contract import Finding, Work
+from tasks.contract import BadInput, Finding, Work
 from tasks.cutting.choosing import choose_cut, sizes_of
 from tasks.cutting.cutrecipes import CutRecipe
 from tasks.cutting.depth import Stack
+from tasks.cutting.probing import runs
 from tasks.cutting.smaller import smaller_model
 from tasks.cutting.symmetry import Group
 from tasks.cutting.worths import Worths, calibration_of
@@ -39,12 +40,19 @@ def search(
     dense = load(work.model, work.device)
     batch, _, smaller = batch_of(calibration_of(work), dense, recipe.timing)
 
-    def time(factor: float) -> Speed:
-        cut = choose_cut(recipe.scaled(factor), groups, stack, worths)
-        pruned = smaller_model(dense, config, cut)
+    def time(factor: float) -> Speed | None:
+        pruned = smaller_model(dense, config, choose_cut(recipe.scaled(factor), groups, stack, worths))
+        if not runs(pruned):
+            return None
         return speed_of(list(blocks_of(dense, pruned, batch, recipe.timing["repetitions"])))
 
     found = least_that_will_do(rungs, recipe.latency, time)
+    if found is None:
+        raise BadInput(
+            "no cut meets the budget of latency",
+            why="the model does not run with any of the sizes that were tried",
+            do="Cut less, or set prune.round_to to 8 or 16, so that sizes stay multiples of it.",
+        )
     return found, (*smaller, *findings_of(found))
 
 

@@ -51,8 +51,17 @@ def sound_answer(small: Model) -> torch.Tensor:
         raise BadInput(
             "the smaller model does not run",
             why=f"with these sizes torch says: {str(error)[:300]}",
-            do="Set prune.round_to to 8 or 16, so that sizes stay multiples of it.",
+            do="Cut less, or set prune.round_to to 8 or 16, so that sizes stay multiples of it.",
         ) from error
+
+
+def runs(small: Model) -> bool:
+    """Whether a cut model has sizes that every kernel takes."""
+    try:
+        sound_answer(small)
+    except BadInput:
+        return False
+    return True
 
 
 def apart(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -75,13 +75,13 @@ def worth(
 
 
 def kept_count(axis: Axis, amount: float, round_to: int, groups: Sequence[Group]) -> int:
-    """How many units of an axis stay: rounded up to what the hardware likes and every group can meet, at least one step."""
+    """How many units of an axis stay: rounded up to what the hardware likes and every group can meet, at least the axis's least."""
     finest = gcd(axis.count, *(group.units for group in groups))
-    step = axis.count // finest
+    step = lcm(axis.count // finest, axis.multiple)
     if axis.kind in ("width", "channels"):
         step = lcm(step, round_to)
-    wanted = axis.count - pruned_count(amount, axis.count)
-    return min(axis.count, max(step, -(-wanted // step) * step))
+    wanted = max(axis.least, axis.count - pruned_count(amount, axis.count))
+    return min(axis.count, -(-wanted // step) * step)
 
 
 def choose(group: Group, worths: torch.Tensor, kept: int) -> Choice:

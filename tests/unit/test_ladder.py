@@ -43,6 +43,7 @@ def test_where_latency_falls_the_least_cut_is_found_with_few_timings(data: st.Da
         return speed(ratios[rungs.index(factor)])
 
     found = least_that_will_do(rungs, limit, time)
+    assert found
     enough = [rung for rung in rungs if 1 / speed(ratios[rungs.index(rung)]).speedup <= limit]
     assert found.is_met == bool(enough)
     assert found.chosen.factor == (enough[0] if enough else rungs[-1])
@@ -56,6 +57,7 @@ def test_where_it_does_not_fall_what_is_chosen_was_measured_to_be_fast_enough_or
 ) -> None:
     rungs = [(index + 1) / len(ratios) for index in range(len(ratios))]
     found = least_that_will_do(rungs, limit, lambda factor: speed(ratios[rungs.index(factor)]))
+    assert found
     kinds = [finding.kind for finding in findings_of(found)]
     assert (found.chosen.ratio <= limit) == ("budget_missed" not in kinds)
     assert found.chosen in found.timed
@@ -98,3 +100,26 @@ def test_nothing_to_cut_is_nothing_to_time() -> None:
     assert ladder(lambda factor: 7) == ()
     with pytest.raises(ValueError, match="nothing can be cut"):
         least_that_will_do([], 0.5, lambda factor: speed(1.0))
+
+
+@given(st.data(), st.integers(1, STEPS))
+def test_of_the_rungs_that_run_the_least_that_is_fast_enough_is_found_else_the_largest(
+    data: st.DataObject, count: int
+) -> None:
+    ratios = sorted(data.draw(st.lists(st.floats(0.05, 1.5), min_size=count, max_size=count)), reverse=True)
+    rungs = [(index + 1) / count for index in range(count)]
+    running, limit = data.draw(st.integers(0, count)), data.draw(st.floats(0.05, 1.5))
+
+    def time(factor: float) -> Speed | None:
+        index = rungs.index(factor)
+        return speed(ratios[index]) if index < running else None
+
+    found = least_that_will_do(rungs, limit, time)
+    assert (found is None) == (running == 0)
+    if found is None:
+        return
+    enough = [rung for rung in rungs[:running] if speed(ratios[rungs.index(rung)]).speedup >= 1 / limit]
+    assert len(found.timed) + len(found.broken) <= MOST_TIMINGS
+    assert found.chosen.factor == (enough[0] if found.is_met else rungs[running - 1])
+    assert found.is_met == bool(enough)
+    assert ("does_not_run" in [finding.kind for finding in findings_of(found)]) == (running < count)

@@ -13,8 +13,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 from servers import ray_nodes
 
+from orchestrator.outputs import OUTPUTS
 from orchestrator.stores.local import LocalStore
 from orchestrator.tables.delta import read_table
 
@@ -122,6 +124,7 @@ def test_both_work_on_one_run_and_a_second_submit_starts_nothing(cli, fleet, clu
     sent = cli("submit", "fleet.yaml", "--json")
     assert sent.returncode == 0, sent.stderr
     told = json.loads(sent.stdout)
+    assert TypeAdapter(OUTPUTS["submit"]).validate_python(told)
     run = told["run_id"]
     assert [job["new"] for job in told["jobs"]] == [True, True]
     again = json.loads(cli("submit", "fleet.yaml", "--run", run, "--json").stdout)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from orchestrator.survey import Survey
 
 EXIT_INTERNAL = 1
+EXIT_KEYBOARD = 130  # what Typer makes of an interrupt from the keyboard
 EXIT_HAS_WORK = 6
 
 app = typer.Typer(
@@ -80,11 +81,9 @@ def command_line() -> int:
         told = masked(f"prunefleet: {error}")
         talk.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     except SystemExit as ended:
         if isinstance(ended.code, int):
-            return ended.code
+            return EXIT_INTERRUPTED if ended.code == EXIT_KEYBOARD else ended.code
         raise
     except Exception:  # a bug: where it is, without the secrets that a message may quote
         sys.stderr.write(masked(traceback.format_exc()))
@@ -280,7 +279,7 @@ for together in (clusters.submit, clusters.join, clusters.logs, clusters.cancel)
     app.command()(together)
 for command in (
     explanation.explain, exporting.exporter, nights.nightly, nights.morning, promotion.promote, promotion.rollback,
-    promotion.history, care.doctor, care.verify, care.gc, simulation.simulate, questions.questions,
+    promotion.history, care.doctor, care.verify, care.rebuild, care.gc, simulation.simulate, questions.questions,
 ):  # fmt: skip
     app.command()(command)
 

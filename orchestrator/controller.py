@@ -17,12 +17,12 @@ from orchestrator.errors import StoreError, Unreachable
 from orchestrator.ports import Assignment, AttemptEnded, Backend, Clock, ObjectStore
 from orchestrator.schedule.costs import Costs
 from orchestrator.schedule.scheduling import (
+    FAILURES,
     Cancel,
     Order,
     Progress,
     Start,
     Stop,
-    UnitState,
     begin,
     decide,
     drain,
@@ -171,7 +171,7 @@ class Controller:
             drain(progress, self.signals.drain)
         if self.stop is not None and at >= self.stop.at:
             drain(progress, self.stop.reason)
-        failed = progress.counts[UnitState.FAILED] + progress.counts[UnitState.QUARANTINED]
+        failed = sum(progress.states[key] in FAILURES for key in progress.failures)
         if self.max_failures is not None and failed > self.max_failures:
             drain(progress, f"{failed} units have failed; --max-failures allows {self.max_failures}")
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path
 
 from orchestrator.domain import DataRef
+from orchestrator.errors import DataChanged
 from orchestrator.planning import DataFile, datasets_wanted
 from orchestrator.ports import ObjectStore
 from orchestrator.spec import Fleet
@@ -24,17 +27,25 @@ def find_data(fleet: Fleet) -> dict[str, DataFile]:
 
 
 def share_data(store: ObjectStore, refs: Iterable[DataRef]) -> None:
-    """Uploads each dataset file that the store does not hold yet, under its digest."""
+    """Uploads each dataset file that the store does not hold yet, under its digest. Errors: DataChanged; those of the store."""
     for ref in {ref.digest: ref for ref in refs}.values():
-        if store.stat(data_key(ref.digest)) is None:
-            store.upload(Path(ref.path), data_key(ref.digest))
+        if store.stat(data_key(ref.digest)) is not None:
+            continue
+        store.upload(Path(ref.path), data_key(ref.digest))
+        with open(ref.path, "rb") as file:
+            is_same = _digest(file) == ref.digest
+        if not is_same:
+            store.delete(data_key(ref.digest))
+            raise DataChanged(f"{ref.path} was written to while the run began; run again once it is whole")
+
+
+def _digest(file: BufferedReader) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find(path: str, kind: str) -> DataFile:
     try:
         with open(path, "rb") as file:
-            import os
-
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 return _problem(path, "it is no regular file")
@@ -42,7 +53,7 @@ def _find(path: str, kind: str) -> DataFile:
                 return _problem(
                     path, f"a dataset of kind {kind} is a file ending in {' or '.join(SUFFIXES[kind])}"
                 )
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = _digest(file)
             return DataFile(path=path, digest=digest, bytes=status.st_size)
     except OSError as error:
         return _problem(path, error.strerror or type(error).__name__)

@@ -64,6 +64,12 @@ class ModelChanged(RegistryError):
     """The model version is no longer the one that was planned."""
 
 
+class DataChanged(PrunefleetError):
+    """A file of a data set is no longer the one that was planned with."""
+
+    exit_code = 75
+
+
 class NoSuchVersion(RegistryError):
     """There is no such version in the registry."""
 

@@ -6,7 +6,8 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from orchestrator.controller import Controller, Signals, SystemClock, Watcher
 from orchestrator.credentials import masked
 from orchestrator.datafiles import share_data
 from orchestrator.domain import FailureClass, Judgement, Plan, Pool, Shard, TaskName, Unit, UnitStatus
+from orchestrator.errors import NotPermitted, PrunefleetError, StoreError, Unreachable
 from orchestrator.lastword import last_word
 from orchestrator.plandiff import chain_rows
 from orchestrator.ports import AttemptEnded, Connect
@@ -27,10 +29,11 @@ from orchestrator.reports.data import ReportData
 from orchestrator.reports.gains import Gains
 from orchestrator.schedule.scheduling import Progress, Start, UnitState
 from orchestrator.schedule.window import StopAt
-from orchestrator.survey import Survey, write_costs
+from orchestrator.survey import Survey, read_costs, write_costs
 from orchestrator.worker import ShardOrder, run_shard
 
 STATUS_EVERY_SECONDS = 5.0
+STORE_ERRORS = (StoreError, Unreachable, NotPermitted)
 
 EXIT_OK, EXIT_BLOCKED, EXIT_FAILED, EXIT_INCONCLUSIVE = 0, 3, 4, 5
 EXIT_UNREACHABLE, EXIT_INTERRUPTED, EXIT_NOT_PERMITTED = 69, 75, 77
@@ -77,7 +80,8 @@ class _Record:
     measured: list[tuple[Unit, Pool, float]] = field(default_factory=list)
     findings: Counter[str] = field(default_factory=Counter)
     written_at: float = float("-inf")
-    cost: float = 0.0
+    counts: Mapping[UnitState, int] = field(default_factory=Counter[UnitState])
+    """Of the units, when the loop last went round."""
 
     def begun(self, start: Start, at: float) -> None:
         """An attempt starts."""
@@ -92,6 +96,7 @@ class _Record:
 
     def looked(self, progress: Progress, capacity: Mapping[str, int], at: float) -> None:
         """The loop has gone round once: the status is written now and then, and costs at most a twentieth of the time."""
+        self.counts = progress.counts
         if at - self.written_at < STATUS_EVERY_SECONDS:
             return
         before = time.perf_counter()
@@ -102,7 +107,8 @@ class _Record:
                 for name, slots in capacity.items()
             },
         }
-        write_status(self.survey, self.run_id, "running", self.started_at, at, progress.counts, more)
+        with suppress(*STORE_ERRORS):  # the next one tells the same, and no work hangs on it
+            write_status(self.survey, self.run_id, "running", self.started_at, at, progress.counts, more)
         self.written_at = at + 19 * (time.perf_counter() - before)
 
 
@@ -131,37 +137,77 @@ def execute(
         return _left_to_others(survey, record, None, signals)
     before = runs.closing(survey.store, run_id)
     _open_run(survey, run_id, started_at)
-    progress: Progress | None = None
-    if survey.plan.todo:
-        share_data(survey.store, [unit.step.data for unit in _units_to_do(survey.plan) if unit.step.data])
-        reach = share.pools[share.cluster] if share else survey.pools
-        backend = connect({name: survey.pools[name] for name in reach}, run_shard)
-        try:
-            controller = Controller(
-                run_id=run_id,
-                store=survey.store,
-                backend=backend,
-                clock=clock,
-                payload=lambda start: _order(survey, run_id, start, options),
-                watchers=(record, *watchers),
-                signals=signals,
-                stop=options.stop,
-                max_failures=options.max_failures,
-                share=share,
-            )
-            progress = controller.run(
-                survey.plan, survey.pools, survey.costs, survey.placement.misfits, survey.suspects
-            )
-        finally:
-            backend.close()
-        write_costs(survey.store, survey.costs.learnt(record.measured))
-    underway.settle(survey.store, _done(survey, progress), clock.now())
-    board = share.board if share else None
-    with last_word(board, clock, signals, before) as is_ours:
-        if not is_ours:
-            return _left_to_others(survey, record, progress, signals)
-        published = publish_passed(survey, _done(survey, progress), run_id, clock.now(), options.actor)
-        return _close_run(survey, record, progress, published, signals, clock.now())
+    with _told_if_it_dies(record, share):
+        progress = (
+            _work(survey, connect, options, signals, (record, *watchers), run_id, share)
+            if survey.plan.todo
+            else None
+        )
+        if progress is not None:
+            with suppress(*STORE_ERRORS):  # experience, which can be gathered anew
+                write_costs(survey.store, read_costs(survey.store).learnt(record.measured))
+        with suppress(*STORE_ERRORS):  # left behind, it costs a later run a little care
+            underway.settle(survey.store, _done(survey, progress), clock.now())
+        board = share.board if share else None
+        with last_word(board, clock, signals, before) as is_ours:
+            if not is_ours:
+                return _left_to_others(survey, record, progress, signals)
+            published = publish_passed(survey, _done(survey, progress), run_id, clock.now(), options.actor)
+            return _close_run(survey, record, progress, published, signals, clock.now())
+
+
+def _work(
+    survey: Survey,
+    connect: Connect,
+    options: RunOptions,
+    signals: Signals,
+    watchers: Sequence[Watcher],
+    run_id: str,
+    share: Share | None,
+) -> Progress:
+    """Shares the data, connects, and goes round the loop until nothing is left to start."""
+    share_data(survey.store, [unit.step.data for unit in _units_to_do(survey.plan) if unit.step.data])
+    reach = share.pools[share.cluster] if share else survey.pools
+    backend = connect({name: survey.pools[name] for name in reach}, run_shard)
+    try:
+        controller = Controller(
+            run_id=run_id,
+            store=survey.store,
+            backend=backend,
+            clock=SystemClock(),
+            payload=lambda start: _order(survey, run_id, start, options),
+            watchers=watchers,
+            signals=signals,
+            stop=options.stop,
+            max_failures=options.max_failures,
+            share=share,
+        )
+        return controller.run(
+            survey.plan, survey.pools, survey.costs, survey.placement.misfits, survey.suspects
+        )
+    finally:
+        backend.close()
+
+
+@contextmanager
+def _told_if_it_dies(record: _Record, share: Share | None) -> Iterator[None]:
+    """Whoever dies of an error says so in the run's status, unless other clusters go on with it."""
+    try:
+        yield
+    except Exception as error:
+        if share is None:
+            exit_code = error.exit_code if isinstance(error, PrunefleetError) else 1
+            more = {
+                "outcome": "died",
+                "exit_code": exit_code,
+                "stop_reason": masked(f"{type(error).__name__}: {error}"),
+                "finished_at": time.time(),
+            }
+            with suppress(*STORE_ERRORS):
+                write_status(
+                    record.survey, record.run_id, "ended", record.started_at, time.time(), record.counts, more
+                )
+        raise
 
 
 def _done(survey: Survey, progress: Progress | None) -> frozenset[str]:

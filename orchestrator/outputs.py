@@ -86,7 +86,7 @@ class Tonight(Output):
 
     seconds: float | None
     done: Counts
-    """Units by team."""
+    """Chains, each a version and a recipe, by recipe."""
     carried_over: Counts
     sentences: list[str]
 

@@ -33,10 +33,13 @@ def scan(fleet: Fleet, store: ObjectStore, at: float) -> Scan:
     failed: dict[str, PrunefleetError] = {}
     warnings: list[str] = []
     for name in wanted_registries(fleet):
+        memory, stored = _remembered(store, name, at, warnings)
         try:
-            found[name] = scan_registry(fleet, name, store, at, warnings)
+            found[name] = _versions(fleet, name, memory)
         except (RegistryError, Unreachable, NotPermitted) as error:
             failed[name] = error
+        else:
+            _remember(store, name, memory, stored, warnings)
     impossible = tuple(
         Impossible(subject=f"registry {name}", recipe=", ".join(_wanting(fleet, name)), reason=str(error))
         for name, error in failed.items()
@@ -60,17 +63,35 @@ def scan_registry(
 
     Errors: RegistryError, Unreachable, NotPermitted; those of the store.
     """
+    memory, stored = _remembered(store, name, at, warnings)
+    versions = _versions(fleet, name, memory)
+    _remember(store, name, memory, stored, warnings)
+    return versions
+
+
+def _remembered(
+    store: ObjectStore, name: str, at: float, warnings: list[str]
+) -> tuple[DigestMemory, bytes | None]:
+    """What the store remembers of a registry, and its bytes."""
     stored = _get(store, memory_key(name))
     memory, problem = load_memory(stored, at)
     if problem:
         warnings.append(
             f"{memory_key(name)} in the store is ignored and every file of it read again: {problem}"
         )
-    versions = _versions(fleet, name, memory)
+    return memory, stored
+
+
+def _remember(
+    store: ObjectStore, name: str, memory: DigestMemory, stored: bytes | None, warnings: list[str]
+) -> None:
     data = dump_memory(memory)
-    if data != stored:
+    if data == stored:
+        return
+    try:
         store.put(memory_key(name), data)
-    return versions
+    except NotPermitted as error:  # whoever may only read can still plan
+        warnings.append(f"all of registry {name} is read again next time, for nothing could be kept: {error}")
 
 
 def wanted_registries(fleet: Fleet) -> tuple[str, ...]:

@@ -189,10 +189,14 @@ def ask_to_stop(store: ObjectStore, run_id: str, reason: str, clusters: Sequence
         store.put(stop_key(run_id, cluster), json.dumps({"reason": reason}).encode())
 
 
-def lift_stop(store: ObjectStore, run_id: str) -> None:
-    """The run may go on."""
-    for stat in list(store.list(f"runs/{run_id}/stop")):
-        store.delete(stat.key)
+def lift_stop(store: ObjectStore, run_id: str, clusters: Collection[str], others: Collection[str]) -> None:
+    """These clusters of a run may go on; the others stay as they were asked to."""
+    if asked := read_object(store, stop_key(run_id)):
+        for other in others:
+            store.put_if_absent(stop_key(run_id, other), json.dumps(asked).encode())
+    store.delete(stop_key(run_id))
+    for cluster in clusters:
+        store.delete(stop_key(run_id, cluster))
 
 
 def states(store: ObjectStore, run_id: str) -> list[tuple[dict[str, Any], float]]:

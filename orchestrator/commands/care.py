@@ -146,6 +146,22 @@ def gc(
         say(line, style="yellow")
 
 
+def rebuild(store: StoreOption = None) -> None:
+    """Make the tables of results anew, from the results alone: where one is damaged, or cannot be opened any more.
+
+    What reads tables may go on meanwhile. Exit code 4: results that are damaged were left out; `verify` names what to do.
+    """
+    from orchestrator.tables.folding import rebuild as made_anew
+    from orchestrator.wording import count, plain
+
+    opened = open_store(store)
+    done = made_anew(opened)
+    say(f"tables of {plain(opened.url, 300)} made anew from the results of {count(done.units, 'unit')}")
+    for left_out in done.skipped:
+        say(f"left out: {left_out.unit_key}: {plain(left_out.reason, 600)}", style="red")
+    raise typer.Exit(EXIT_DAMAGED if done.skipped else 0)
+
+
 def _fleet_of(option: str | None) -> Fleet | None:
     if not is_fleet(option):
         return None

@@ -60,7 +60,7 @@ def submit(
     store = opened(spec.store)
     submission.record(store, run, text, PurePosixPath(fleet.resolve().parent), str(fleet))
     submission.limit(store, run, stop)
-    runboard.lift_stop(store, run)
+    runboard.lift_stop(store, run, ways.keys(), spec.clusters.keys() - ways.keys())
     package = submission.packaged() if ship else None
     sent = []
     for name, jobs in ways.items():
@@ -99,12 +99,18 @@ def logs(
     if not job:
         raise UsageError(f"cluster {cluster} has no job of run {run_id}; `submit --run {run_id}` starts one")
     shown = 0
+    before = runboard.read_object(store, runboard.state_key(run_id, cluster))
     while True:
         told = runboard.read_object(store, runboard.state_key(run_id, cluster))
-        is_over = told.get("state") == "ended" or jobs.status(job) in jobs_api.OVER
-        lines = jobs.logs(job).splitlines()
+        is_over = jobs.status(job) in jobs_api.OVER
+        is_over |= (
+            told != before and told.get("state") == "ended"
+        )  # what stood there before may be of an earlier job
+        lines = jobs.logs(job).splitlines(keepends=True)
+        if follow and not is_over and lines and not lines[-1].endswith("\n"):
+            lines.pop()  # the rest of it comes later
         for line in lines[shown:]:
-            out.print(plain(line, 4000), markup=False, highlight=False)
+            out.print(plain(line.rstrip("\r\n"), 4000), markup=False, highlight=False)
         shown = len(lines)
         if is_over or not follow:
             return

@@ -27,6 +27,7 @@ INPUTS_SQUARED_PER_PARAMETER = (
 )
 BATCH_TOKENS = 4096  # of one step of distillation at most, as in `tasks.examples.batches`
 DISTILLED_BYTES_PER_PARAMETER = 16  # float32 weights, both moments of Adam, and gradients
+MOST_LOG_RATIO = 20.0  # half a billion times the prior
 LOOKS = 8  # at the held-out loss, as in `tasks.recovering.distillation`
 MOST_TIMINGS = 8  # as in `tasks.amounts.ladder`
 PRIOR_WEIGHT = 2.0  # the prior counts as so many past units
@@ -82,18 +83,25 @@ class Costs:
         fits = {}
         for key, pair in value.items():
             task, _, pool = key.partition("|")
-            if (
-                pool
-                and isinstance(pair, list)
-                and len(pair) == 2
-                and all(isinstance(x, int | float) for x in pair)
-            ):
+            if pool and _is_fit(pair):
                 fits[(task, pool)] = Fit(units=float(pair[0]), mean_log_ratio=float(pair[1]))
         return Costs(fits=fits)
 
     def _correction(self, task: TaskName, pool: str) -> float:
         fit = self.fits.get((task.value, pool))
         return math.exp(fit.mean_log_ratio * fit.units / (fit.units + PRIOR_WEIGHT)) if fit else 1.0
+
+
+def _is_fit(pair: object) -> bool:
+    """Units and the mean of their logarithms, such as runs can have led to."""
+    if (
+        not isinstance(pair, list)
+        or len(pair) != 2
+        or any(type(number) not in (int, float) for number in pair)
+    ):
+        return False
+    units, mean = pair
+    return bool(0 <= units < math.inf and abs(mean) <= MOST_LOG_RATIO)
 
 
 def prior_seconds(unit: Unit, pool: Pool) -> float:

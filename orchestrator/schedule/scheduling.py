@@ -46,7 +46,8 @@ class UnitState(StrEnum):
     QUARANTINED = "quarantined"
 
 
-ENDED = (UnitState.DONE, UnitState.FAILED, UnitState.QUARANTINED)
+FAILURES = (UnitState.FAILED, UnitState.QUARANTINED)
+ENDED = (UnitState.DONE, *FAILURES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +142,13 @@ class Progress:
         """Nothing runs, and nothing can start any more."""
         if self.running:
             return False
-        return self.stop is not None or not (self.counts[UnitState.READY] or self.delayed or self.held)
+        return self.stop is not None or not (
+            self.counts[UnitState.READY] or self.held or any(self._waits(key) for _, key in self.delayed)
+        )
+
+    def _waits(self, key: str) -> bool:
+        """Whether it is still to be done: another cluster may have done what was to be tried again here."""
+        return self.states[key] is UnitState.WAITING
 
     def outlook(self, key: str) -> Outlook:
         """What the unit's next attempt is expected to take."""

@@ -65,7 +65,9 @@ class BatchLog:
             self.generation, self.batches = newest, []
         there = [place for generation, place in places if generation == newest]
         if there != list(range(1, len(there) + 1)):
-            raise StoreError(f"{_PREFIX}{newest:06}/ in {self._store.url} has gaps; rebuild the tables")
+            raise StoreError(
+                f"{_PREFIX}{newest:06}/ in {self._store.url} has gaps; `prunefleet rebuild` makes the tables anew"
+            )
         with ThreadPoolExecutor(_THREADS) as pool:
             self.batches.extend(pool.map(lambda place: self._read(newest, place), there[len(self.batches) :]))
 
@@ -90,7 +92,7 @@ class BatchLog:
             units = tuple((str(task), str(unit)) for task, unit in json.loads(self._store.get(key))["units"])
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise StoreError(
-                f"{key} in {self._store.url} is no batch ({error}); rebuild the tables"
+                f"{key} in {self._store.url} is no batch ({error}); `prunefleet rebuild` makes the tables anew"
             ) from error
         return Batch(generation=generation, place=place, units=units)
 

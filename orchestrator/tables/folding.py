@@ -78,7 +78,7 @@ def fold(store: ObjectStore) -> Folded:
     for name, table in state.tables.items():
         if table.last_batch > log.last_number:  # the log is written first, and was read last
             raise StoreError(
-                f"tables/{name} in {store.url} holds batches that the log lacks; rebuild the tables"
+                f"tables/{name} in {store.url} holds batches that the log lacks; `prunefleet rebuild` makes the tables anew"
             )
     units = batches = 0
     while True:
@@ -147,7 +147,9 @@ def _write_unless_there(table: BatchTable, rows: pa.Table, batch: Batch) -> None
             if table.last_batch >= batch.number:
                 return
             if not batch.is_first and table.last_batch != batch.number - 1:
-                raise StoreError(f"a table lacks the batches before {batch.number}; rebuild the tables")
+                raise StoreError(
+                    f"a table lacks the batches before {batch.number}; `prunefleet rebuild` makes the tables anew"
+                )
             table.write(rows, batch.number, is_first=batch.is_first)
 
 

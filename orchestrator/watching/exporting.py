@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from orchestrator import leases, runs
 from orchestrator.domain import Judgement, Pool, TaskName
-from orchestrator.errors import PrunefleetError
+from orchestrator.errors import PrunefleetError, StoreError
 from orchestrator.nights import nightrecords
 from orchestrator.nights.due import overdue
 from orchestrator.ports import ObjectStore
@@ -24,6 +24,8 @@ from orchestrator.watching.metrics import AREAS, FLEET, OUTCOMES, QUANTILES, reg
 MOST_RECIPES, MOST_POOLS = 60, 30
 """Names with series of their own, in the fleet's order; the rest are told together, as `other`."""
 OTHER = "other"
+STILL_SECONDS = 600.0
+"""A run that was silent for so long when another one ended has died: nobody waits for it any more."""
 
 Series = dict[tuple[str, ...], float]
 """Labels after the fleet's name -> value."""
@@ -141,10 +143,11 @@ class Exporter:
     def _tell_runs(self, told: Told) -> str:
         """The id of the run that ended last, or nothing."""
         ours = [status for status in runs.list_runs(self.store) if status.get("fleet") == self.fleet]
-        open_ones = [status for status in ours if status.get("state") == "running"]
         ended = sorted(
             (s for s in ours if s.get("state") == "ended"), key=lambda s: _number(s, "finished_at")
         )
+        newest = _number(ended[-1], "finished_at") - STILL_SECONDS if ended else 0.0
+        open_ones = [s for s in ours if s.get("state") == "running" and _number(s, "updated_at") >= newest]
         told["runs_open"] = {(): float(len(open_ones))}
         told["run_last_update_timestamp_seconds"] = {
             (): max((_number(status, "updated_at") for status in open_ones), default=0.0)
@@ -269,7 +272,14 @@ class _opened:
         for name in ("units", "artifacts", "evaluations", "verdicts", "latencies"):
             table = read_table(self.store, name)
             self.connection.register(name, schemas.TABLES[name].empty_table() if table is None else table)
-        return lambda sql, values=None: self.connection.execute(sql, values or []).fetchall()
+
+        def ask(sql: str, values: Sequence[Any] | None = None) -> Sequence[tuple[Any, ...]]:
+            try:
+                return self.connection.execute(sql, values or []).fetchall()
+            except duckdb.Error as error:
+                raise StoreError(f"the tables of {self.store.url} cannot be read: {error}") from error
+
+        return ask
 
     def __exit__(self, *error: object) -> None:
         self.connection.close()

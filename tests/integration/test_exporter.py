@@ -103,6 +103,30 @@ def test_runs_quarantine_and_carried_over_units_are_told(local_store, pool):
     }  # fmt: skip
 
 
+def test_a_run_that_was_killed_is_not_open_once_another_has_ended(local_store, pool):
+    put_status(local_store, run_id="r0", state="running", updated_at=1000.0)
+    put_status(local_store, run_id="r2", state="running", updated_at=9000.0)
+    exporter = Exporter("small", local_store, {"cpu": pool}, ["half"])
+    exporter.read()
+    assert values(exporter)["runs_open"] == {(): 2.0}
+    put_status(local_store, run_id="r1", started_at=8000.0, finished_at=9100.0, exit_code=0)
+    exporter.read()
+    assert values(exporter)["runs_open"] == {(): 1.0}
+    assert values(exporter)["run_last_update_timestamp_seconds"] == {(): 9000.0}
+
+
+def test_a_table_that_has_lost_a_file_is_a_failed_reading(local_store, pool, commit_units):
+    commit_units(local_store, range(3))
+    fold(local_store)
+    exporter = Exporter("small", local_store, {"cpu": pool}, ["half"])
+    assert exporter.read() == ""
+    for stat in list(local_store.list("tables/units/")):
+        if stat.key.endswith(".parquet"):
+            local_store.delete(stat.key)
+    assert "StoreError: the tables of" in exporter.read()
+    assert values(exporter)["exporter_read_failures_total"] == {(): 1.0}
+
+
 def test_time_money_savings_and_verdicts_come_from_the_tables(any_store, pool, commit_units):
     commit_units(any_store, range(12))
     fold(any_store)

@@ -236,8 +236,8 @@ def test_a_request_to_stop_is_for_all_or_for_some_and_can_be_lifted(store):
     assert (one.asked_to_stop(), two.asked_to_stop()) == ("enough", "")
     runboard.ask_to_stop(store, "r", "all")
     assert two.asked_to_stop() == "all"
-    runboard.lift_stop(store, "r")
-    assert one.asked_to_stop() == ""
+    runboard.lift_stop(store, "r", ["one"], ["two"])
+    assert (one.asked_to_stop(), two.asked_to_stop()) == ("", "all")
 
 
 def test_what_ended_elsewhere_is_heard_once(store):

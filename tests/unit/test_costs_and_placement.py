@@ -49,7 +49,22 @@ def test_experience_survives_the_store(units, make_pool, costs):
     assert Costs.from_json(learnt.to_json()) == learnt
 
 
-@pytest.mark.parametrize("value", [{"x": 1}, {"a|b": [1]}, {"a|b": ["x", "y"]}, {"a|": [1, 2]}, {}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"x": 1},
+        {"a|b": [1]},
+        {"a|b": ["x", "y"]},
+        {"a|": [1, 2]},
+        {},
+        {"a|b": [1.0, 1e9]},
+        {"a|b": [1.0, math.nan]},
+        {"a|b": [math.inf, 1.0]},
+        {"a|b": [-1.0, 1.0]},
+        {"a|b": [True, 1.0]},
+        {"a|b": [1, 2, 3]},
+    ],
+)
 def test_damaged_experience_is_no_experience(value):
     assert Costs.from_json(value) == Costs()
 

@@ -1,0 +1,155 @@
+"""How runs end when something is wrong: the record says so, and what no work hangs on ends nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from cases.fleets import half_of_the_zoo
+
+from orchestrator import runs, survey
+from orchestrator.backends.opening import choose_backend
+from orchestrator.clusters import runboard
+from orchestrator.controller import Signals
+from orchestrator.datafiles import share_data
+from orchestrator.errors import DataChanged, NotPermitted, Unreachable
+from orchestrator.execution import RunOptions, execute
+from orchestrator.scanning import memory_key
+from orchestrator.stores.local import LocalStore
+from orchestrator.worker import data_key
+
+RUN = "20260101T000000Z-abcdef"
+RECIPE = (
+    "evaluate: {dataset: digits, split: test, metric: loss}",
+    "gates: {max_drop: 100.0, min_samples: 1}",
+)
+
+
+@pytest.fixture
+def seen(tmp_path, tiny_model, tiny_data):
+    """A fleet of one model, surveyed."""
+    tiny_model(tmp_path / "zoo" / "mlp" / "1", "MLPForClassification")
+    tiny_data(tmp_path / "data")
+    (tmp_path / "fleet.yaml").write_text(half_of_the_zoo(*RECIPE))
+    return survey.survey(*survey.read_fleet(tmp_path / "fleet.yaml"), 1.0)
+
+
+@pytest.fixture
+def carry_out(seen, tmp_path):
+    """Carries the plan out in child processes, or with another backend."""
+
+    def carry_out(connect=None):
+        options = RunOptions(cache_root=str(tmp_path / "cache"))
+        return execute(seen, connect or choose_backend("local", None), options, Signals(), run_id=RUN)
+
+    return carry_out
+
+
+@pytest.fixture
+def refuse(monkeypatch):
+    """Lets a method of stores raise for the keys that end or begin so."""
+
+    def refuse(method, part, error):
+        real = getattr(LocalStore, method)
+
+        def refusing(self, key, *more, **named):
+            if part in key:
+                raise error
+            return real(self, key, *more, **named)
+
+        monkeypatch.setattr(LocalStore, method, refusing)
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"), [(Unreachable("no head at 10.0.0.5"), 69), (KeyError("a bug"), 1)]
+)
+def test_a_run_that_dies_says_so(seen, carry_out, error, exit_code):
+    def connect(*_):
+        raise error
+
+    with pytest.raises(type(error)):
+        carry_out(connect)
+    status = runs.read_status(seen.store, RUN)
+    assert (status["state"], status["outcome"], status["exit_code"]) == ("ended", "died", exit_code)
+    assert str(error.args[0]) in status["stop_reason"]
+    assert status["finished_at"] >= status["started_at"]
+    assert not runs.has_ended(seen.store, RUN), "another go may finish it"
+
+
+@pytest.mark.parametrize("error", [Unreachable("away"), NotPermitted("not you")], ids=["away", "denied"])
+@pytest.mark.parametrize(
+    ("method", "part"), [("delete", "underway/"), ("list", "underway/"), ("put", survey.COSTS_KEY)]
+)
+def test_what_no_work_hangs_on_ends_no_run(seen, carry_out, refuse, method, part, error):
+    refuse(method, part, error)
+    summary = carry_out()
+    assert (summary.outcome, summary.counts["done"]) == ("done", len(seen.plan.todo))
+
+
+def test_a_status_that_cannot_be_written_meanwhile_ends_no_run(seen, carry_out, monkeypatch):
+    real, refused = LocalStore.put, []
+
+    def put(self, key, data):
+        if key.endswith("status.json") and json.loads(data)["state"] == "running" and self.stat(key):
+            refused.append(key)
+            raise Unreachable("away")
+        return real(self, key, data)
+
+    monkeypatch.setattr(LocalStore, "put", put)
+    assert carry_out().outcome == "done"
+    assert refused
+    assert runs.read_status(seen.store, RUN)["state"] == "ended"
+
+
+def test_what_was_learnt_meanwhile_by_others_stays(seen, carry_out):
+    before = {"prune|elsewhere": [5.0, 1.5]}
+
+    def connect(pools, body):
+        seen.store.put(survey.COSTS_KEY, json.dumps(before).encode())  # another run ends
+        return choose_backend("local", None)(pools, body)
+
+    carry_out(connect)
+    learnt = json.loads(seen.store.get(survey.COSTS_KEY))
+    assert learnt["prune|elsewhere"] == [5.0, 1.5]
+    assert "prune|cpu" in learnt
+
+
+def test_a_data_set_that_is_written_to_meanwhile_is_not_kept_under_its_old_name(seen, tmp_path):
+    refs = [unit.step.data for unit in seen.plan.units.values() if unit.step.data]
+    path = tmp_path / "data" / "arrays.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"more")
+    with pytest.raises(DataChanged, match=r"arrays\.parquet was written to"):
+        share_data(seen.store, refs)
+    assert seen.store.stat(data_key(refs[0].digest)) is None
+    path.write_bytes(whole)
+    share_data(seen.store, refs)
+    assert seen.store.get(data_key(refs[0].digest)) == whole
+
+
+def test_whoever_may_only_read_the_store_can_plan(seen, tmp_path, refuse):
+    seen.store.delete(memory_key("zoo"))
+    refuse("put", memory_key("zoo"), NotPermitted("read only"))
+    again = survey.survey(*survey.read_fleet(tmp_path / "fleet.yaml"), 2.0)
+    assert again.plan.todo == seen.plan.todo
+    assert any("registry zoo is read again next time" in warning for warning in again.warnings)
+
+
+def test_a_store_that_is_away_is_not_taken_for_a_registry(tmp_path, seen, refuse):
+    refuse("get", memory_key("zoo"), Unreachable("the store is away"))
+    with pytest.raises(Unreachable, match="the store is away"):
+        survey.survey(*survey.read_fleet(tmp_path / "fleet.yaml"), 2.0)
+
+
+def test_only_the_clusters_that_are_submitted_to_may_go_on(local_store):
+    runboard.ask_to_stop(local_store, "r", "enough")
+    runboard.lift_stop(local_store, "r", ["cpu"], ["gpu"])
+    assert local_store.stat(runboard.stop_key("r")) is None
+    assert local_store.stat(runboard.stop_key("r", "cpu")) is None
+    assert runboard.read_object(local_store, runboard.stop_key("r", "gpu")) == {"reason": "enough"}
+    runboard.ask_to_stop(local_store, "r", "less", ["cpu"])
+    runboard.lift_stop(local_store, "r", ["gpu"], ["cpu"])
+    assert runboard.read_object(local_store, runboard.stop_key("r", "cpu")) == {"reason": "less"}
+    assert local_store.stat(runboard.stop_key("r", "gpu")) is None

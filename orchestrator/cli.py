@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from orchestrator.survey import Survey
 
 EXIT_INTERNAL = 1
-EXIT_KEYBOARD = 130  # what Typer makes of an interrupt from the keyboard
+OF_KEYBOARD = 130  # what Typer makes of an interrupt from the keyboard
 EXIT_HAS_WORK = 6
 
 app = typer.Typer(
@@ -83,7 +83,7 @@ def command_line() -> int:
         return error.exit_code
     except SystemExit as ended:
         if isinstance(ended.code, int):
-            return EXIT_INTERRUPTED if ended.code == EXIT_KEYBOARD else ended.code
+            return EXIT_INTERRUPTED if ended.code == OF_KEYBOARD else ended.code
         raise
     except Exception:  # a bug: where it is, without the secrets that a message may quote
         sys.stderr.write(masked(traceback.format_exc()))

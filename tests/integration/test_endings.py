@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from cases.commands import typed
 from cases.fleets import half_of_the_zoo
 
 from orchestrator import runs, survey
@@ -153,3 +154,11 @@ def test_only_the_clusters_that_are_submitted_to_may_go_on(local_store):
     runboard.lift_stop(local_store, "r", ["gpu"], ["cpu"])
     assert runboard.read_object(local_store, runboard.stop_key("r", "cpu")) == {"reason": "less"}
     assert local_store.stat(runboard.stop_key("r", "gpu")) is None
+
+
+def test_an_interrupt_from_the_keyboard_ends_with_the_code_of_interruption(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("orchestrator.cli.survey_of", interrupted)
+    assert typed(tmp_path, "plan", "fleet.yaml").returncode == 75

@@ -22,7 +22,7 @@ from orchestrator.errors import NotPermitted, PrunefleetError, StoreError, Unrea
 from orchestrator.lastword import last_word
 from orchestrator.plandiff import chain_rows
 from orchestrator.ports import AttemptEnded, Connect
-from orchestrator.promotion.publication import Published, publish_passed
+from orchestrator.promotion.publication import Publications, Published, Unpublished, publish_passed
 from orchestrator.promotion.signing import check_key
 from orchestrator.reports import lastrun
 from orchestrator.reports.data import ReportData
@@ -152,8 +152,8 @@ def execute(
         with last_word(board, clock, signals, before) as is_ours:
             if not is_ours:
                 return _left_to_others(survey, record, progress, signals)
-            published = publish_passed(survey, _done(survey, progress), run_id, clock.now(), options.actor)
-            return _close_run(survey, record, progress, published, signals, clock.now())
+            publications = publish_passed(survey, _done(survey, progress), run_id, clock.now(), options.actor)
+            return _close_run(survey, record, progress, publications, signals, clock.now())
 
 
 def _work(
@@ -314,7 +314,7 @@ def _close_run(
     survey: Survey,
     record: _Record,
     progress: Progress | None,
-    published: Sequence[Published],
+    publications: Publications,
     signals: Signals,
     at: float,
 ) -> RunSummary:
@@ -324,7 +324,8 @@ def _close_run(
     fold(survey.store)
     verdicts = verdicts_of(survey.store, survey.plan, _judged(survey.plan, progress))
     counts = progress.counts if progress else Counter[UnitState]()
-    outcome, exit_code, reason = _ending(survey, progress, verdicts, signals)
+    published, unpublished = publications
+    outcome, exit_code, reason = _ending(survey, progress, verdicts, signals, unpublished)
     closed = {
         "run_id": record.run_id,
         "fleet": survey.plan.fleet,
@@ -347,6 +348,7 @@ def _close_run(
         "verdicts": dict(verdicts),
         "findings": dict(record.findings),
         "published": len(published),
+        "unpublished": {one.subject: masked(str(one.error)) for one in unpublished},
     }
     write_status(survey, record.run_id, "ended", record.started_at, at, counts, more)
     told = write_report(survey, record.run_id, closed, progress)
@@ -399,8 +401,24 @@ def _summary(
     )
 
 
+def _code_of(unpublished: Sequence[Unpublished]) -> int:
+    """That of permission, or of a service that is away, where nothing else is wrong; else something has failed."""
+    codes = {type(one.error): one.error.exit_code for one in unpublished}
+    return codes.popitem()[1] if codes.keys() in ({NotPermitted}, {Unreachable}) else EXIT_FAILED
+
+
+def _told(unpublished: Sequence[Unpublished]) -> str:
+    first = unpublished[0]
+    more = f" and {len(unpublished) - 1} more" if len(unpublished) > 1 else ""
+    return masked(f"not published: {first.subject}: {first.error}{more}")
+
+
 def _ending(
-    survey: Survey, progress: Progress | None, verdicts: Mapping[str, int], signals: Signals
+    survey: Survey,
+    progress: Progress | None,
+    verdicts: Mapping[str, int],
+    signals: Signals,
+    unpublished: Sequence[Unpublished],
 ) -> tuple[str, int, str]:
     """Outcome, exit code, and the reason of a stop. What could not be done outranks what was refused."""
     stop = progress.stop if progress else None
@@ -414,6 +432,8 @@ def _ending(
         progress.counts[UnitState.FAILED] + progress.counts[UnitState.QUARANTINED]
     )
     reason = stop.reason if stop else ""
+    if unpublished:
+        return "incomplete", _code_of(unpublished), "; ".join(filter(None, (reason, _told(unpublished))))
     if failed or survey.plan.impossible or survey.plan.quarantined or survey.placement.misfits:
         return "incomplete", EXIT_FAILED, reason
     if verdicts.get(Judgement.BLOCK.value):

@@ -165,6 +165,8 @@ class StatusOutput(Output):
     verdicts: Counts | None = None
     findings: Counts | None = None
     published: int | None = None
+    unpublished: dict[str, str] | None = None
+    """What could not be published, and why; the next run tries again."""
     clusters: dict[str, dict[str, Any]] | None = None
     """What each cluster said last, and `age_seconds`; only where clusters share the run."""
 

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ import typer
 from orchestrator.commands.console import AsJson, FleetFile, print_json, say
 from orchestrator.commands.stopping import stoppable
 from orchestrator.commands.watching import MetricsOpen, MetricsPort, observed
+from orchestrator.credentials import masked
 from orchestrator.errors import PrunefleetError, UsageError
 
 if TYPE_CHECKING:
@@ -160,6 +162,11 @@ def _once(
             raise
         say(f"prunefleet: {error}", style="red")
         return error.exit_code, True
+    except Exception:  # a bug: a resident says so and goes on to the next trigger
+        if not resident:
+            raise
+        say(masked(traceback.format_exc()), style="red")
+        return 1, True
     _show(answer, as_json=as_json, resident=resident)
     return answer.exit_code, answer.due.duty is Duty.RUN and answer.morning is None
 

@@ -47,7 +47,12 @@ def promote(
     ] = False,
     key: Annotated[
         Path | None,
-        typer.Option("--key", help="The PEM file of your Ed25519 private key, to sign an approval."),
+        typer.Option(
+            "--key",
+            exists=True,
+            dir_okay=False,
+            help="The PEM file of your Ed25519 private key, to sign an approval.",
+        ),
     ] = None,
     registry: RegistryOption = None,
     actor: Actor = None,

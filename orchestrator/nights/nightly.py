@@ -15,11 +15,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from orchestrator.controller import Signals
+from orchestrator.credentials import masked
 from orchestrator.domain import Pool
-from orchestrator.errors import NotSupported, PrunefleetError
+from orchestrator.errors import Damaged, NotSupported, PrunefleetError
 from orchestrator.leases import Held, acquire, holder
 from orchestrator.nights import heartbeat, nightrecords, notify
 from orchestrator.nights.due import Due, Duty, due
+from orchestrator.nights.notify import Message
 from orchestrator.ports import Clock, ObjectStore
 from orchestrator.reports.data import ReportData
 from orchestrator.reports.morning import Morning, Night, Standing, compare, details_of, spent, standing_of
@@ -28,7 +30,7 @@ from orchestrator.schedule.window import StopAt
 from orchestrator.specs.nights import NotifySpec, ScheduleSpec
 from orchestrator.wording import plain
 
-EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 4, 75
+EXIT_OK, EXIT_INTERNAL, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 4, 75
 TO_BE_CONTINUED = frozenset({1, 69, 75, 77})
 """Exit codes of a night that did not come to its end: the slot stays open for the next trigger."""
 LOOK_AGAIN_SECONDS = 1.0
@@ -189,16 +191,20 @@ def _night(watch: Watch, decision: Due, lease: _Lease, carry_out: CarryOut, sign
     )
     try:
         ended = carry_out(_stop(watch, decision, begun_at), signals)
-    except PrunefleetError as error:
-        why = f"the night could not be run: {error}"
+    except Exception as error:  # whatever it is, somebody is told
+        is_known = isinstance(error, PrunefleetError)
+        why = masked(f"the night could not be run: {error if is_known else repr(error)}")
         failed = replace(
             night,
             ended_at=watch.clock.now(),
             outcome="failed",
-            exit_code=error.exit_code,
+            exit_code=error.exit_code if isinstance(error, PrunefleetError) else EXIT_INTERNAL,
             notices=(*night.notices, why),
         )
-        return _left_open(watch, decision, failed, why)
+        answer = _left_open(watch, decision, failed, why)
+        if not is_known:
+            raise
+        return answer
     seconds, dollars = spent(ended.told.units, watch.pools)
     night = replace(
         night,
@@ -224,13 +230,17 @@ def _night(watch: Watch, decision: Due, lease: _Lease, carry_out: CarryOut, sign
 
 def _close(watch: Watch, decision: Due, night: Night, data: ReportData | None, lease: _Lease) -> Answer:
     """Compares with the night before, keeps and closes, and tells whoever is to be told."""
-    before, since = nightrecords.last_standing(watch.store, watch.fleet)
-    night = replace(night, notices=(*night.notices, *_untold_before(watch, night.slot)))
+    notices = (*night.notices, *_untold_before(watch, night.slot))
+    try:
+        before, since = nightrecords.last_standing(watch.store, watch.fleet)
+    except Damaged as error:
+        before, since = None, night.begun_at
+        notices = (*notices, f"compared with nothing: {error}")
+    night = replace(night, notices=notices)
     standing, morning = _compared(watch, before, since, night, data)
     files = nightrecords.keep(watch.store, night, standing, pages(morning))
-    untold = _tell(
-        watch, morning, night.slot
-    )  # before the record, or a crash in between would leave it unsaid
+    message = notify.message_of(morning, _page(watch, night.slot))
+    untold = _tell(watch, morning, night.slot, message)  # before the record, or a crash would leave it unsaid
     if not nightrecords.close(watch.store, night, files):
         return Answer(due=decision, reason=f"another process has closed slot {night.slot}", untold=untold)
     return Answer(
@@ -254,7 +264,7 @@ def _left_open(watch: Watch, decision: Due, night: Night, why: str) -> Answer:
     """Tells of a night that could not be run, once a slot; the next trigger tries it again."""
     empty = Standing(cases={}, versions=(), failures={}, impossible={})
     morning = compare(empty, empty, {}, (), night)
-    untold = _tell(watch, morning, f"{night.slot}-open")
+    untold = _tell(watch, morning, f"{night.slot}-open", notify.message_of_failure(night, why))
     return Answer(due=decision, exit_code=night.exit_code, reason=why, untold=untold)
 
 
@@ -287,12 +297,12 @@ def _stop(watch: Watch, decision: Due, at: float) -> StopAt:
     return min(window, budget, key=lambda stop: stop.at)
 
 
-def _tell(watch: Watch, morning: Morning, name: str) -> tuple[str, ...]:
-    """Sends what is wanted, each message once; what failed is recorded, and told in the next morning."""
-    if not watch.notify:
-        return ()
-    place = f"{watch.store.url.rstrip('/')}/{nightrecords.PREFIX}{watch.fleet}/reports/{morning.night.slot}/report.html"
-    message = notify.message_of(morning, place)
+def _page(watch: Watch, slot: str) -> str:
+    return f"{watch.store.url.rstrip('/')}/{nightrecords.PREFIX}{watch.fleet}/reports/{slot}/report.html"
+
+
+def _tell(watch: Watch, morning: Morning, name: str, message: Message) -> tuple[str, ...]:
+    """Sends the message to whom it is wanted by, once each; what failed is recorded, and told in the next morning."""
     untold = []
     for target, spec in watch.notify.items():
         at = watch.clock.now()

@@ -110,8 +110,8 @@ def last_standing(store: ObjectStore, fleet: str) -> tuple[Standing | None, floa
     """What stood after the last night that looked, and when it ended; None and 0 before the first. Errors: Damaged."""
     for slot in reversed(closed_slots(store, fleet)):
         record = read_closed(store, fleet, slot)
-        if record.get("stands"):
-            return _standing(store, fleet, slot), float(record.get("ended_at", 0.0))
+        if record.get("stands") and (standing := _standing(store, fleet, slot)):
+            return standing, float(record.get("ended_at", 0.0))
     return None, 0.0
 
 
@@ -169,14 +169,17 @@ def night_of(record: Mapping[str, Any]) -> Night:
     )
 
 
-def _standing(store: ObjectStore, fleet: str, slot: str) -> Standing:
+def _standing(store: ObjectStore, fleet: str, slot: str) -> Standing | None:
+    """What stood after a night; None if somebody has removed it. Errors: Damaged."""
     key = f"{PREFIX}{fleet}/reports/{slot}/{STANDING}"
     try:
         value = json.loads(gzip.decompress(store.get(key)))
         return Standing(**{**value, "versions": tuple(value["versions"])})
+    except NotFound:
+        return None
     except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         raise Damaged(
-            f"{key} in {store.url} cannot be read: {error}; remove it to compare with nothing"
+            f"{key} in {store.url} cannot be read: {error}; remove it to compare with the night before"
         ) from error
 
 

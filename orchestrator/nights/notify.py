@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.errors import PrunefleetError
-from orchestrator.reports.morning import TITLES, Kind, Morning
+from orchestrator.reports.morning import TITLES, Kind, Morning, Night
 from orchestrator.specs.nights import NotifySpec, problem_of_webhook
 from orchestrator.wording import plain
 
@@ -72,6 +72,28 @@ def message_of(morning: Morning, report: str) -> Message:
     }
     title = f"prunefleet {night.fleet}, night {night.slot}: {morning.headline}"
     return Message(delivery=str(body["delivery"]), title=title, lines=(*lines, report), body=body)
+
+
+def message_of_failure(night: Night, why: str) -> Message:
+    """That a night could not be run and will be tried again: a message of its own, beside the morning's that follows."""
+    headline = "it could not be run, and is tried again"
+    body = {
+        "type": "prunefleet.night",
+        "schema": 1,
+        "delivery": f"{night.fleet}/{night.slot}-open",
+        "fleet": night.fleet,
+        "slot": night.slot,
+        "run_id": night.run_id,
+        "headline": headline,
+        "outcome": night.outcome,
+        "exit_code": night.exit_code,
+        "changes": {},
+        "carried_over": night.carried_over,
+        "lines": [plain(why)],
+        "report": "",
+    }
+    title = f"prunefleet {night.fleet}, night {night.slot}: {headline}"
+    return Message(delivery=str(body["delivery"]), title=title, lines=(plain(why),), body=body)
 
 
 def is_wanted(spec: NotifySpec, morning: Morning) -> bool:

@@ -30,6 +30,8 @@ class Turn:
 
     store: ObjectStore
     held: leases.Held | None
+    is_alone: bool = False
+    """The registry itself keeps others away."""
 
     def keep(self) -> None:
         """Right before the move: has the turn for as long as a request may take. Errors: AliasMoved, if it was lost."""
@@ -42,14 +44,14 @@ class Turn:
 
     def moved_at(self, asked_at: float) -> float:
         """When the alias is moved: while turns are taken, not before it was one's turn, so that records come in order."""
-        return asked_at if self.held is None else max(asked_at, time.time())
+        return max(asked_at, time.time()) if self.held or self.is_alone else asked_at
 
 
 @contextmanager
 def turn(store: ObjectStore, outlet: Outlet, model: str, alias: str) -> Iterator[Turn]:
     """Waits until it is ours to move this alias. Errors: AliasMoved, if others move it all the time."""
     if outlet.locks:
-        yield Turn(store, None)
+        yield Turn(store, None, is_alone=True)
         return
     name = f"alias-{digest([outlet.url, model, alias])[:32]}"
     try:

@@ -28,6 +28,8 @@ from orchestrator.promotion.approvals import Approval, Proposal
 from orchestrator.specs.promotion import PromotionSpec
 
 PREFIX = "proposals/"
+ROLLED_BACK = "rolled back: "
+"""Begins the reason of every rollback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +165,7 @@ def rollback(
         published_version=target,
         at=office.at,
         actor=office.actor,
-        reason=f"rolled back: {reason}",
+        reason=f"{ROLLED_BACK}{reason}",
         unit_key=source.get("unit_key") or "",
         version=source.get("version") or "",
         model_digest=source.get("model_digest") or "",
@@ -260,9 +262,14 @@ def _before(rows: Sequence[Mapping[str, Any]], current: str | None, model: str, 
             f"{alias} of {model} points to {current}, the last recorded move was to {last['published_version']}: "
             "somebody else moved it; name the version with --to"
         )
-    if not last["previous_version"]:
+    trail: list[str | None] = [rows[0]["previous_version"]]
+    for row in rows:  # whoever goes back to a version leaves what came after it
+        version = row["published_version"]
+        is_back = str(row["reason"]).startswith(ROLLED_BACK) and version in trail
+        trail = [*trail[: trail.index(version)], version] if is_back else [*trail, version]
+    if len(trail) < 2 or not trail[-2]:
         raise UsageError(f"{alias} of {model} pointed to nothing before {current}; name a version with --to")
-    return str(last["previous_version"])
+    return trail[-2]
 
 
 def _proposal(office: Office, claim: Claim, alias: str, current: str | None, reason: str) -> Proposal:

@@ -6,9 +6,10 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.domain import Chain, Judgement, TaskName, falls_with_harm
+from orchestrator.errors import PrunefleetError, UsageError
 from orchestrator.identity import digest
 from orchestrator.survey import Survey
 
@@ -27,6 +28,21 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unpublished:
+    """A model and alias of which nothing could be published in this run; the next run tries again."""
+
+    subject: str
+    error: PrunefleetError
+
+
+class Publications(NamedTuple):
+    """What one run published, and what it could not."""
+
+    published: tuple[Published, ...]
+    unpublished: tuple[Unpublished, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Group:
     """The judged chains that compete for one alias of one model."""
 
@@ -38,6 +54,11 @@ class _Group:
     """Those recipes that publish what their gates cannot tell; to change it is to decide anew."""
 
     @property
+    def sources(self) -> list[str]:
+        """The registries that its models come from."""
+        return sorted({chain.model.registry for chain in self.chains})
+
+    @property
     def marker(self) -> str:
         """Where it stands that this very competition has been decided and carried out."""
         judged: list[Any] = sorted((chain.judge, chain.recipe, chain.model.version) for chain in self.chains)
@@ -46,20 +67,22 @@ class _Group:
         return f"{PREFIX}{digest([self.registry, self.alias, self.model, judged])}.json"
 
 
-def publish_passed(
-    survey: Survey, done: Collection[str], run_id: str, at: float, actor: str
-) -> tuple[Published, ...]:
+def publish_passed(survey: Survey, done: Collection[str], run_id: str, at: float, actor: str) -> Publications:
     """Publishes what passed and has not been published; `done` are the keys of all units with a result.
 
-    What is published is a set difference like everything else, so a crash in between costs nothing.
+    What is published is a set difference like everything else, so a crash in between costs nothing; a model that cannot be
+    published is told, and keeps no other from it.
     """
     groups = list(_groups(survey, done))
     if not groups:
-        return ()
+        return Publications((), ())
     decided = {stat.key for stat in survey.store.list(PREFIX)}
     moved: list[Published] = []
+    failed: list[Unpublished] = []
     for group in groups:
-        if group.marker not in decided:
+        if group.marker in decided:
+            continue
+        try:
             moved.extend(_publish_group(survey, group, run_id, at, actor))
             note = {
                 "registry": group.registry,
@@ -69,7 +92,10 @@ def publish_passed(
                 "at": at,
             }
             survey.store.put(group.marker, json.dumps(note).encode())
-    return tuple(moved)
+        except PrunefleetError as error:
+            subject = f"{group.alias} of {group.model} in {group.registry}"
+            failed.append(Unpublished(subject=subject, error=error))
+    return Publications(tuple(moved), tuple(failed))
 
 
 def _groups(survey: Survey, done: Collection[str]) -> Iterator[_Group]:
@@ -90,13 +116,21 @@ def _publish_group(survey: Survey, group: _Group, run_id: str, at: float, actor:
     from orchestrator.promotion import aliases, publishing, signing
     from orchestrator.registries.opening import open_outlet
 
+    if len(group.sources) > 1:
+        raise UsageError(
+            f"models of this name come from the registries {', '.join(group.sources)}: let their recipes publish to registries "
+            "or aliases of their own"
+        )
     with ThreadPoolExecutor(THREADS) as pool:
-        candidates = [c for c in pool.map(lambda chain: _candidate(survey, chain), group.chains) if c]
+        weighed = zip(
+            pool.map(lambda chain: _candidate(survey, chain), group.chains), group.chains, strict=True
+        )
+        candidates = [(candidate, chain) for candidate, chain in weighed if candidate]
     if not candidates:
         return []
-    winner = publishing.choose(candidates)
+    winner = publishing.choose([candidate for candidate, _ in candidates])
+    chain = next(chain for candidate, chain in candidates if candidate is winner)
     outlet = open_outlet(group.registry, survey.fleet.registries[group.registry])
-    chain = next(c for c in group.chains if (c.recipe, c.model.version) == (winner.recipe, winner.version))
     publication = publishing.publish(
         survey.store,
         outlet,
@@ -114,7 +148,7 @@ def _publish_group(survey: Survey, group: _Group, run_id: str, at: float, actor:
     assert goal
     judgement = winner.judgement
     reason = (
-        f"passed its gates; best of {sum(c.judgement is judgement for c in candidates)} that did"
+        f"passed its gates; best of {sum(c.judgement is judgement for c, _ in candidates)} that did"
         if judgement is Judgement.PASS
         else f"its gates could not tell, and say to publish then; best of {len(candidates)}"
     )

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from orchestrator.errors import NoSuchVersion, RegistryError
+from orchestrator.errors import NoSuchVersion, NotPermitted, RegistryError
 from orchestrator.names import is_sha256, natural, problem_of_path, shown
 from orchestrator.registries.hub_server import HubServer
 from orchestrator.registries.remote import Offer, RemoteFile
 from orchestrator.specs.registries import HuggingFaceRegistrySpec
 
 MAX_FILE_BYTES = 1 << 50
+
+
+HIDDEN = "has no such repository, or does not show it to this token"
 
 
 class HubSource:
@@ -26,16 +29,23 @@ class HubSource:
 
     def offers(self) -> Iterator[Offer]:
         """By repository, then by the first of the names that a commit has."""
-        url = self.server.url
+        url, shows_any = self.server.url, False
+        denied: list[NotPermitted] = []
         for repository, is_named in self._repositories():
             try:
-                yield from self._commits(repository)
+                for commit in self._commits(repository):
+                    shows_any = True
+                    yield commit
             except NoSuchVersion:
                 if is_named:
-                    why = f"{url} has no such repository, or does not show it to this token"
-                    yield _broken(repository, f"{url}/{repository}", why)
+                    yield _broken(repository, f"{url}/{repository}", f"{url} {HIDDEN}")
+            except NotPermitted as error:  # which the Hub also answers of what is not there
+                denied.append(error)
+                yield _broken(repository, f"{url}/{repository}", f"{url} {HIDDEN}: {error}")
             except RegistryError as error:
                 yield _broken(repository, f"{url}/{repository}", str(error))
+        if denied and not shows_any:
+            raise denied[0]
 
     def offer(self, name: str, version: str) -> Offer:
         """A commit, named in full. Errors: NoSuchVersion."""

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.errors import NoSuchVersion, RegistryError
@@ -16,6 +17,7 @@ from orchestrator.registries.model_files import copy_file
 from orchestrator.registries.remote import Offer, RemoteFile
 from orchestrator.registries.tree import open_below, open_root, path_of
 from tasks.contract import BadInput
+from tasks.files.headers import open_regular
 
 _FOLDER = "models--"
 _BLOB = re.compile(r"(?:\.\./)+blobs/([0-9a-f]{40,64})")
@@ -59,26 +61,28 @@ class HubCacheSource:
 
     def read(self, offer: Offer, path: str, file: RemoteFile, into: Path) -> None:
         """Copies a file, or the blob that its link names."""
+        with self._blob(offer, path) as blob:
+            copy_file(blob, into)
+
+    def head(self, offer: Offer, path: str, count: int) -> bytes:
+        """The first bytes of a blob. Errors: those of `read`."""
+        with self._blob(offer, path) as blob, open_regular(blob) as file:
+            found: bytes = file.read(count)
+        return found
+
+    @contextmanager
+    def _blob(self, offer: Offer, path: str) -> Iterator[Path]:
+        """A file, or what its link names. Errors: NoSuchVersion, RegistryError, BadInput."""
         folder, commit = offer.place.split("/")
         try:
             with open_root(self._root) as root, open_below(root, [folder]) as repository:
                 parts, name = self._target(repository, commit, path)
                 with open_below(repository, parts) as directory:
-                    copy_file(path_of(directory) / name, into)
+                    yield path_of(directory) / name
         except FileNotFoundError as error:
             raise NoSuchVersion(f"{shown(path)} of {offer.name}@{offer.version} is gone") from error
         except OSError as error:
             raise RegistryError(f"{shown(path)} of {offer.name} cannot be read: {error.strerror}") from error
-
-    def head(self, offer: Offer, path: str, count: int) -> bytes:
-        """The first bytes of a blob."""
-        folder, commit = offer.place.split("/")
-        with open_root(self._root) as root, open_below(root, [folder]) as repository:
-            parts, name = self._target(repository, commit, path)
-            with open_below(repository, parts) as directory:
-                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-                with open(descriptor, "rb") as file:
-                    return file.read(count)
 
     def _snapshots(self, root: int, folder: str) -> Iterator[Offer]:
         with open_below(root, [folder]) as repository:
@@ -121,14 +125,14 @@ class HubCacheSource:
         )
 
     def _described(self, repository: int, commit: str, name: str) -> tuple[RemoteFile, os.stat_result] | None:
-        """A file of a snapshot, or None for a folder and for what was not downloaded whole."""
+        """A file of a snapshot, or None for what is no file and for what was not downloaded whole."""
         try:
             parts, target = self._target(repository, commit, name)
             with open_below(repository, parts) as directory:
                 status = os.stat(target, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
             return None
-        if stat.S_ISDIR(status.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             return None
         return RemoteFile(status.st_size, target if is_sha256(target) else ""), status
 

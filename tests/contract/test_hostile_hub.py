@@ -287,13 +287,23 @@ def test_the_token_does_not_appear_where_the_hub_refuses(hub, monkeypatch):
     assert "hf_canary_77" not in f"{caught.value!r}{caught.value}"
 
 
-def test_a_repository_that_is_gone_is_named_and_stops_nobody(hub):
+@pytest.mark.parametrize("is_known", [True, False], ids=["with a token", "as a stranger"])
+def test_a_repository_that_is_gone_is_named_and_stops_nobody(hub, monkeypatch, is_known):
+    if not is_known:
+        monkeypatch.delenv("HF_TOKEN", raising=False)
     hub.repository("org/lm").commit(model())
     spec = of(hub.endpoint, "org/gone", "org/lm", "../x")
     gone, sound, trick = open_registry("zoo", spec).scan()
     assert "no such repository" in gone.problem
     assert sound.problem == ""
     assert "cannot be used" in trick.problem
+
+
+def test_where_nothing_is_shown_the_registry_is_not_permitted(hub, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    hub.repository("org/lm").commit(model())
+    with pytest.raises(NotPermitted, match="does not show"):
+        list(open_registry("zoo", of(hub.endpoint, "org/gone", "org/typo")).scan())
 
 
 def test_a_tag_that_moves_while_it_is_scanned_leaves_the_commit_that_was_read(hub, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from servers.tiny_files import model
 
-from orchestrator.errors import ModelChanged, NotPermitted
+from orchestrator.errors import ModelChanged, NotPermitted, RegistryError
 from orchestrator.identity import digest_bytes, digest_files
 from orchestrator.registries.hub_cache import HubCacheSource
 from orchestrator.registries.modelcard import is_our_card, model_card
@@ -133,6 +133,31 @@ def test_what_was_not_downloaded_whole_is_broken_and_stops_nobody(root):
     bad, good = scan(root)
     assert "no weights" in bad.problem
     assert good.problem == ""
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a folder"])
+def test_a_blob_that_is_no_file_is_a_problem_of_its_version(root, what):
+    snapshot = keep(root, "org/bad", COMMIT, model())
+    keep(root, "org/good", COMMIT, model())
+    blob = snapshot / os.readlink(snapshot / "model.safetensors")
+    blob.unlink()
+    os.mkfifo(blob) if what == "a pipe" else blob.mkdir()
+    bad, good = scan(root)
+    assert bad.problem
+    assert good.problem == ""
+
+
+def test_a_blob_that_cannot_be_read_is_an_error_of_ours(root, monkeypatch):
+    keep(root, "org/lm", COMMIT, model())
+    source = HubCacheSource(root)
+    (offer,) = source.offers()
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("orchestrator.registries.hub_cache.open_regular", denied)
+    with pytest.raises(RegistryError, match="cannot be read: Permission denied"):
+        source.head(offer, "model.safetensors", 8)
 
 
 def test_a_cache_is_only_read(root):

@@ -144,8 +144,9 @@ class _Answers(BaseHTTPRequestHandler):
 
     def _of_repository(self, method: str, name: str, what: str, rest: str, body: bytes) -> None:
         repository = self.hub.repositories.get(name)
-        if repository is None:
-            return self._error(404, "RepoNotFound")
+        if repository is None:  # to a stranger the Hub does not say whether it is there
+            is_known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+            return self._error(404, "RepoNotFound") if is_known else self._error(401, "Unauthorized")
         if method != "GET" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self._error(401, "Unauthorized")
         if what == "refs":

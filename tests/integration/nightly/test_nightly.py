@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from cases.nights import DAY, ONE, Ended, Runs, moment, watch
+from cases.nights import DAY, ONE, Ended, Runs, chain, moment, told, watch
 
 from orchestrator import leases
 from orchestrator.controller import Signals
@@ -129,10 +129,38 @@ def test_a_night_that_cannot_be_run_is_tried_again_then_given_up_and_said_each_t
     texts = [json.loads(body) for _, _, body in server.seen]
     assert [text["outcome"] for text in texts] == ["failed", "given up"]
     assert "the registry does not answer" in " ".join(texts[0]["lines"])
+    assert [text["delivery"] for text in texts] == ["demo/2026-11-22T0100-open", "demo/2026-11-22T0100"]
+    assert (texts[0]["headline"], texts[0]["report"]) == ("it could not be run, and is tried again", "")
+    assert texts[1]["report"].endswith("/report.html")
     record = nightrecords.read_closed(store, "demo", "2026-11-22T0100")
     assert (record["outcome"], record["stands"]) == ("given up", False)
     good = nightly(watch(store, at=ONE + DAY), Runs(), Signals())
     assert good.morning.of(Kind.MISSED) == ()
+
+
+def test_a_bug_is_told_like_any_other_failure_and_not_hidden(store, server):
+    own = watch(store, notify={"ops": NotifySpec(url=server.url, when="problems")})
+    with pytest.raises(KeyError):
+        nightly(own, Runs(KeyError("units")), Signals())
+    (text,) = [json.loads(body) for _, _, body in server.seen]
+    assert (text["outcome"], text["exit_code"]) == ("failed", 1)
+    assert "KeyError('units')" in " ".join(text["lines"])
+    assert nightly(watch(store, at=ONE + 900), Runs(), Signals()).morning.night.tries == 2
+
+
+def test_what_stood_may_be_damaged_or_gone_and_the_night_closes(store):
+    for day in range(3):
+        nightly(watch(store, at=ONE + day * DAY), Runs(Ended(told=told([chain()]))), Signals())
+    newest = f"{nightrecords.PREFIX}demo/reports/2026-11-24T0100/{nightrecords.STANDING}"
+    store.put(newest, b"torn")
+    answer = nightly(watch(store, at=ONE + 3 * DAY), Runs(Ended(told=told([chain()]))), Signals())
+    assert any("compared with nothing" in notice for notice in answer.morning.night.notices)
+    assert answer.due.duty is Duty.RUN
+    assert nightrecords.closed_slots(store, "demo")[-1] == "2026-11-25T0100"
+    store.delete(f"{nightrecords.PREFIX}demo/reports/2026-11-25T0100/{nightrecords.STANDING}")
+    store.delete(newest)
+    _, since = nightrecords.last_standing(store, "demo")
+    assert since == nightrecords.read_closed(store, "demo", "2026-11-23T0100")["ended_at"]
 
 
 def test_who_lost_the_lease_closes_nothing(store):

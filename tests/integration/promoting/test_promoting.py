@@ -112,6 +112,19 @@ def test_a_rollback_goes_back_to_what_was_approved_and_nowhere_else(world):
         promoting.rollback(world.office("cat", at=NOW + 9 * DAY), "lm", "champion", "x", to="v3")
 
 
+def test_a_second_rollback_goes_further_back_and_not_to_what_was_bad(world):
+    for number, version in enumerate(("v1", "v2", "v3")):
+        promoting.promote(world.office(rule=None, at=NOW + number), world.claims[version], "champion", "x")
+    for number, version in enumerate(("v2", "v1", "v0")):
+        promoting.rollback(world.office(rule=None, at=NOW + 10 + number), "lm", "champion", "worse")
+        assert world.outlet.table["champion"] == version
+    with pytest.raises(UsageError, match="pointed to nothing before v0"):
+        promoting.rollback(world.office(rule=None, at=NOW + 20), "lm", "champion", "worse")
+    promoting.promote(world.office(rule=None, at=NOW + 30), world.claims["v2"], "champion", "again")
+    promoting.rollback(world.office(rule=None, at=NOW + 31), "lm", "champion", "worse")
+    assert world.outlet.table["champion"] == "v0"
+
+
 def test_a_rollback_without_rules_trusts_the_history_and_says_what_it_cannot_know(world):
     with pytest.raises(UsageError, match="nothing to go back to"):
         promoting.rollback(world.office(rule=None), "lm", "champion", "x")

@@ -42,10 +42,13 @@ def test_a_record_has_the_columns_of_promotions_and_says_who_when_why(store, tar
         "published_version": publication.version,
         "previous_version": None,
         "artifact_digest": artifact,
-        "at": datetime(2026, 3, 1, 2, 30, tzinfo=UTC),
+        "at": row["at"],
         "actor": "ada",
         "reason": "passed",
     }
+    assert datetime.fromtimestamp(AT, UTC) < row["at"] <= datetime.now(UTC), (
+        "when it was its turn, not when it was asked for"
+    )
     assert records(store) == [row]
     assert read_records(store, "promotions").skipped == ()
 

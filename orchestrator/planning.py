@@ -16,7 +16,7 @@ from orchestrator.spec import DatasetSpec, Fleet, LatencySpec, Match, RecipeSpec
 from orchestrator.specs.prune import PruneSpec
 from tasks.contract import TASK_VERSIONS
 
-VERSIONS: Mapping[str, int] = {**TASK_VERSIONS, "judge": 3}
+VERSIONS: Mapping[str, int] = {**TASK_VERSIONS, "judge": 4}
 
 DEFAULT_SLICES = ("label", "confidence", "length")
 """What a recipe that names no slices is judged by; see `default_slices`. Part of the judge's key."""

@@ -56,6 +56,16 @@ class StoreSpec(Part):
         return self
 
 
+def _without_equals(column: str) -> str:
+    """A column of slices: with `=` in its name, two slices `column=value` might have one name."""
+    if "=" in column:
+        raise ValueError(f"the slice column {column!r} has a '=' in its name; rename it in the data")
+    return column
+
+
+Column = Annotated[str, AfterValidator(_without_equals)]
+
+
 class DatasetSpec(Part):
     """A data file: examples, an optional `label`, an optional `split`, and columns to slice by."""
 
@@ -63,7 +73,7 @@ class DatasetSpec(Part):
     """`choices`: questions with several answers, to evaluate language models by their accuracy: JSON lines with `text`,
     `choices` and `label`, the right one."""
     path: str
-    slice_by: str | tuple[str, ...] = ()
+    slice_by: Column | tuple[Column, ...] = ()
     """Columns whose values name groups on which quality is also measured."""
     cluster_by: str | None = None
     """The column that says which examples belong together, such as those of one document or speaker: they are not counted
@@ -125,7 +135,7 @@ class EvaluateSpec(Part):
     """`f1` is the mean over classes. `fidelity` is the share of predictions that agree with the dense model's, or the cosine
     of a headless model's embeddings with the dense ones; it looks at no label. `mse` and `mae` are of models that predict
     numbers. Any other name is that of an entry point of `prunefleet.metrics`."""
-    slices: tuple[str, ...] | None = None
+    slices: tuple[Column, ...] | None = None
     """The default is the dataset's `slice_by`, or else each label, and tenths of the dense model's confidence and of the
     length of texts; `[]` is none."""
     latency: Annotated[LatencySpec | None, BeforeValidator(with_defaults)] = None

@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orchestrator.gate.f1 import f1_evidence, macro_f1
-from orchestrator.gate.inference import Asked, Evidence, of_answers, of_changes, of_distances, of_ratio
+from orchestrator.gate.inference import (
+    Asked,
+    Evidence,
+    of_answers,
+    of_changes,
+    of_distances,
+    of_ratio,
+    of_scores,
+)
 from orchestrator.gate.pairing import Index, Pairs
 from orchestrator.gate.statistics import Floats
 from tasks.contract import Finding
@@ -189,7 +197,10 @@ def _own(pairs: Pairs, name: str, index: Index, metric: str, asked: Asked) -> Co
         message = f"{unknown} of {len(index)} examples have no finite {metric} for both models."
         return _cannot(name, index, "not_finite", message)
     before, after, drop = (math.fsum(values) / len(index) for values in (dense, pruned, lost))
-    return replace(_fallen(name, index, before, after, drop, of_ratio(lost, ones, asked)), falls=True)
+    if np.isin([dense, pruned], (0.0, 1.0)).all():
+        found = _fallen(name, index, before, after, drop, of_answers(dense, pruned, asked))
+        return replace(found, falls=True, flips=(found.worse or 0) + (found.better or 0))
+    return replace(_fallen(name, index, before, after, drop, of_scores(dense, pruned, asked)), falls=True)
 
 
 def _fallen(name: str, index: Index, before: float, after: float, drop: float, found: Evidence) -> Comparison:

@@ -12,6 +12,8 @@ from orchestrator.gate.inference import BOOTSTRAP_FROM, Asked, Evidence, Groups,
 from orchestrator.gate.statistics import Floats
 
 RESAMPLES = 10_000
+LEAST_BEYOND = 10
+"""Resamples beyond a bound, with fewer of which it would be little more than the largest of them, and is none."""
 _COUNTS_AT_ONCE = 4_000_000
 
 
@@ -84,6 +86,8 @@ def f1_evidence(labels: Floats, dense: Floats, pruned: Floats, asked: Asked) -> 
         if size < BOOTSTRAP_FROM
         else p_of_draws(draws, observed, influence)
     )
+    if asked.alpha * RESAMPLES < LEAST_BEYOND:
+        bound = None
     return Evidence(
         units=size,
         changed=changed,
@@ -93,11 +97,6 @@ def f1_evidence(labels: Floats, dense: Floats, pruned: Floats, asked: Asked) -> 
         p_value=p_value,
         spread=size * float(draws.var()),
     )
-
-
-def f1_drops(labels: Floats, dense: Floats, pruned: Floats, rng: np.random.Generator) -> Floats:
-    """What the dense model's macro F1 is above the compressed one's, in 10,000 resamples of the examples; ascending."""
-    return np.sort(_drops(_tallies(labels, dense, pruned, None), rng))
 
 
 def _drops(tallies: Tallies, rng: np.random.Generator) -> Floats:

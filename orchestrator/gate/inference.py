@@ -113,6 +113,13 @@ def of_distances(distances: Floats, asked: Asked) -> Evidence:
     return replace(found, low=_above(0.0, found.low), p_value=beyond.p_value if beyond else None)
 
 
+def of_scores(was: Floats, now: Floats, asked: Asked) -> Evidence:
+    """A mean that falls with harm; scores from 0 to 1 are at most counts, and so is what few changes say of them."""
+    found = of_ratio(was - now, np.ones(len(was)), asked)
+    is_share = min(was.min(), now.min()) >= 0 and max(was.max(), now.max()) <= 1
+    return _counted(found, asked) if is_share else found
+
+
 def of_ratio(numerator: Floats, denominator: Floats, asked: Asked) -> Evidence:
     """A ratio of sums over the slice, such as the loss's change over the tokens: BCa, and signs flipped below 200 units."""
     top, bottom = summed(numerator, asked.clusters), summed(denominator, asked.clusters)

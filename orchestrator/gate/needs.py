@@ -27,7 +27,7 @@ def needed(
     is_known = (part.changed or 0) >= FEW_CHANGES or whole.spread is None
     own = part if is_known else whole  # so few changes do not tell how unsteady a slice is
     spread, is_counted = own.spread or 0.0, part.flips is not None
-    single = is_counted and metric == "accuracy" and part.units == part.samples
+    single = part.worse is not None and metric != "fidelity" and part.units == part.samples
     room = math.log1p(margin) if metric == "perplexity" else margin
 
     def within(drop: float) -> int | None:

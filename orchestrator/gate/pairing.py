@@ -112,11 +112,11 @@ def group(
 ) -> tuple[dict[str, Index], tuple[Finding, ...]]:
     """Slice name -> positions of its examples, the whole first; and the columns that no example has.
 
-    `defaults` are kinds of slices that no column names (see `default_slices`), of at least so many examples each.
+    `defaults` are kinds of slices that no column names (see `default_slices`), of at least so many examples or clusters each.
     """
     groups: dict[str, Index] = {ALL: np.arange(len(pairs.slices))}
     known = {"label": pairs.label, "confidence": pairs.confidence, "length": pairs.length}
-    groups |= default_groups(known, defaults, least)
+    groups |= default_groups(known, defaults, least, pairs.clusters)
     missing = []
     for column in columns:
         if not any(column in slices for slices in pairs.slices):

@@ -192,6 +192,22 @@ def test_sign_flips_agree_with_all_of_them_enumerated():
     assert sign_flip_p(differences, np.random.default_rng(0)) == pytest.approx(exact, abs=0.01)
 
 
+@pytest.mark.parametrize("samples", [12, 16])
+def test_rare_sign_flips_are_known_far_below_one_in_all_that_are_drawn(samples):
+    rng = np.random.default_rng(samples)
+    for differences in (np.abs(rng.normal(3, 1, samples)), rng.integers(1, 4, samples).astype(float)):
+        differences[differences.argmin()] *= -1
+        ways = np.array(list(itertools.product((-1, 1), repeat=samples))) @ differences
+        exact = float((ways >= differences.sum() - 1e-9).mean())
+        assert exact < 2e-3
+        assert sign_flip_p(differences, np.random.default_rng(0)) == pytest.approx(exact, rel=0.1)
+
+
+def test_a_hundred_that_all_became_worse_are_no_chance():
+    rng = np.random.default_rng(0)
+    assert sign_flip_p(rng.random(100) + 0.1, rng) == pytest.approx(0.5**100)
+
+
 def test_no_difference_at_all_is_no_evidence():
     assert sign_flip_p(np.zeros(5), np.random.default_rng(0)) == 1.0
     assert sign_flip_p(np.zeros(500), np.random.default_rng(0)) == 1.0

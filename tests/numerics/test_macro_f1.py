@@ -7,7 +7,8 @@ import pytest
 from sklearn.metrics import f1_score
 
 from orchestrator.gate import judging
-from orchestrator.gate.f1 import RESAMPLES, f1_drops, macro_f1
+from orchestrator.gate.f1 import RESAMPLES, _drops, _tallies, f1_evidence, macro_f1
+from orchestrator.gate.inference import Asked
 
 
 def drawn(rng, samples, classes, mistaken):
@@ -37,6 +38,20 @@ def test_it_is_what_scikit_learn_computes(seed):
 )
 def test_by_hand(labels, predictions, expected):
     assert macro_f1(np.array(labels, float), np.array(predictions, float)) == pytest.approx(expected)
+
+
+def f1_drops(labels, dense, pruned, rng):
+    """The draws on which bound and interval rest; ascending."""
+    return np.sort(_drops(_tallies(labels, dense, pruned, None), rng))
+
+
+def test_a_bound_that_only_the_largest_resample_would_hold_is_none():
+    rng = np.random.default_rng(4)
+    labels, dense = drawn(rng, 300, 3, 0.2)
+    pruned = np.where(rng.random(300) < 0.1, 0.0, dense)
+    for alpha, is_known in ((1e-3, True), (0.9e-3, False)):
+        asked = Asked(confidence=0.95, alpha=alpha, margin=None, rng=np.random.default_rng(0))
+        assert (f1_evidence(labels, dense, pruned, asked).bound is not None) == is_known
 
 
 def test_a_resample_is_one_of_the_examples_and_the_whole_spread_is_theirs():

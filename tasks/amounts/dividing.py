@@ -10,7 +10,6 @@ from tasks.amounts.allocation import (
     by_sensitivity,
     for_goal,
     for_quality,
-    limited_curves,
     remaining,
     share_of_weights,
     uniform,
@@ -70,21 +69,19 @@ def _by_sensitivity(recipe: Recipe, model: Model, layers: Sequence[Layer], rows:
     goal = goal_of(*recipe.budget, model, layers)
     if recipe.allocation == "knapsack":
         return choose_for_goal(sizes, rows, goal, most, by_rows, least)
-    most_of = {name: float(curve[0][-1]) for name, curve in limited_curves(sizes, rows, most).items()}
-    return whole_rows(for_goal(sizes, rows, goal, most, least), by_rows, most_of)
+    return whole_rows(for_goal(sizes, rows, goal, most, least), by_rows, most)
 
 
-def whole_rows(
-    allocation: Allocation, by_rows: Mapping[str, tuple[int, int]], most: Mapping[str, float]
-) -> Allocation:
+def whole_rows(allocation: Allocation, by_rows: Mapping[str, tuple[int, int]], most: float) -> Allocation:
     """Where every row loses as many weights: as many more as it takes, so that less remains; none loses more than `most`.
 
-    `by_rows` has (outputs, inputs) of such layers. A goal may be missed where rounding up would pass a layer's most.
+    `by_rows` has (outputs, inputs) of such layers. A row may lose a part of a weight more than was measured; a goal may be missed
+    where rounding up would pass `most`.
     """
     amounts = dict(allocation.amounts)
     for name, (outputs, inputs) in by_rows.items():
         count = pruned_count(amounts[name], outputs * inputs)
-        amounts[name] = min(-(-count // outputs), remaining(most[name], inputs)) / inputs
+        amounts[name] = min(-(-count // outputs), remaining(most, inputs)) / inputs
     return replace(allocation, amounts=amounts)
 
 

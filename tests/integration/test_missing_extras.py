@@ -14,6 +14,7 @@ NEEDS = {
     "notify": ("apprise", "from orchestrator.nights.notify import Message, _send_by_apprise as send\nsend('json://x', Message(delivery='', title='', lines=(), body={}))"),
     "signing": ("model_signing", "from orchestrator.promotion.signing import check_key\ncheck_key({'PRUNEFLEET_SIGNING_KEY': 'key.pem'})"),
     "signing, for approvals": ("cryptography", "from orchestrator.promotion.approvals import _verifies\n_verifies(b'', b'', b'')"),
+    "lm-eval": ("lm_eval.tasks", "from orchestrator.harness import take\ntake(['arc_easy'])"),
     "zoo": ("sklearn", "sys.path.insert(0, 'examples/zoo')\nfrom corpora import digits\ndigits()"),
     "dashboards": ("grafana_foundation_sdk", "sys.path.insert(0, 'dashboards')\nfrom generate import written\nwritten()"),
 }  # fmt: skip

@@ -14,7 +14,7 @@ from tasks.amounts.dividing import whole_rows
 
 def rounded(amount, outputs, inputs, most):
     allocation = Allocation(amounts={"a": amount}, predicted_increase=0.0, lower_bound=0.0)
-    return whole_rows(allocation, {"a": (outputs, inputs)}, {"a": most}).amounts["a"]
+    return whole_rows(allocation, {"a": (outputs, inputs)}, most).amounts["a"]
 
 
 @pytest.mark.parametrize(
@@ -39,5 +39,5 @@ def test_less_than_asked_goes_only_where_one_more_of_each_row_would_be_too_many(
 
 def test_layers_of_other_scopes_are_as_they_were():
     allocation = Allocation(amounts={"a": 0.31, "b": 0.31}, predicted_increase=0.0, lower_bound=0.0)
-    found = whole_rows(allocation, {"a": (2, 10)}, {"a": 1.0})
+    found = whole_rows(allocation, {"a": (2, 10)}, 1.0)
     assert found.amounts == {"a": 0.3, "b": 0.31}

@@ -270,6 +270,7 @@ def _prune_params(recipe: RecipeSpec, prune: PruneSpec) -> dict[str, Any]:
             "criterion": prune.criterion,
             "cut": prune.cut.shares,
             "round_to": prune.round_to,
+            **({"allocation": prune.allocation} if prune.is_measured else {}),
             **prune.extras,
             **({"timing": timing.model_dump()} if prune.has_latency_budget else {}),
         }

@@ -15,7 +15,7 @@ from tasks.cutting.axes import shapes_of, with_changes
 from tasks.cutting.choosing import choose_cut, units_of
 from tasks.cutting.cutrecipes import DEPTH, CutRecipe, read_cut
 from tasks.cutting.cuts import Cut
-from tasks.cutting.cuttiming import columns_of, search
+from tasks.cutting.deciding import decide, missed, promised
 from tasks.cutting.depth import bypassed
 from tasks.cutting.probing import SAME, answer_of, apart, in_float32, sound_answer
 from tasks.cutting.resizing import Stored, write_anew
@@ -51,25 +51,25 @@ def run_cut(work: Work) -> Product:
     config = read_config(work.model, len(model.checkpoint.names))
     groups, stack = units_of(model, config, recipe)
     worths = worths_of(work, recipe.criterion, groups, stack)
-    timed, told = search(work, config, recipe, groups, stack, worths) if recipe.latency else (None, ())
-    chosen = recipe.scaled(timed.chosen.factor) if timed else recipe
-    cut = choose_cut(chosen, groups, stack, worths)
+    decision = decide(work, config, recipe, model, groups, stack, worths)
+    cut = choose_cut(decision.recipe, groups, stack, worths)
     file_findings = _write(work, model, config, cut)
     fresh = load_afresh(work.output, work.device)
     _check_slices(work, fresh, cut)
     doubts = tuple(_separable(recipe, model, fresh, cut))
     recovered = _recover(work, fresh, cut)
     rows = list(_rows(model, recipe, cut))
-    artifact = _artifact(model, work.output) | (columns_of(timed) if timed else {})
+    artifact = _artifact(model, work.output) | promised(work, decision)
     if work.params.get("verify") == "process":
         _check_apart(work.output, artifact)
     write_mark(work, rows, artifact)
     findings = (
         *model.findings,
         *worths.findings,
-        *told,
+        *decision.findings,
+        *missed(work, decision, model, artifact),
         *file_findings,
-        *_doubts(chosen, cut, artifact),
+        *_doubts(decision.recipe, cut, artifact),
         *doubts,
         *(recovered.findings if recovered else ()),
     )

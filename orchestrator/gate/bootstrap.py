@@ -39,7 +39,7 @@ def bootstrap_z(values: Floats) -> float:
     w = math.copysign(math.sqrt(max(0.0, -2 * size * cumulant)), tilt)
     if abs(w) < 1e-3 * math.sqrt(size) or variance <= 0:  # near the mean both terms cancel: use their limit
         centred = v - v.mean()
-        return w + _skewness(centred) / (6 * math.sqrt(size))
+        return w + skewness(centred) / (6 * math.sqrt(size))
     return w + math.log(tilt * math.sqrt(size * variance) / w) / w
 
 
@@ -53,13 +53,10 @@ def bca_end(numerator: Floats, denominator: Floats, z: float) -> float | None:
     spread = math.sqrt(float(influence @ influence)) / abs(math.fsum(denominator))
     if spread <= abs(ratio) * 1e-15:
         return ratio
-    bias = _skewness(influence) / (
-        6 * math.sqrt(len(influence))
-    )  # of the ratio, and its acceleration: the same number
-    room = 1 - bias * (bias + z)
-    if room <= 0:
+    bias = skewness(influence) / (6 * math.sqrt(len(influence)))  # and the acceleration: the same number
+    level = bca_level(bias, bias, z)
+    if level is None:
         return None
-    level = bias + (bias + z) / room
     return _reach(lambda end: bootstrap_z(numerator - end * denominator), level, ratio, spread)
 
 
@@ -67,7 +64,7 @@ def bca_p(values: Floats) -> float:
     """One-sided: the least level at which the BCa interval of the mean does not reach down to 0."""
     if not values.any():
         return 1.0
-    bias = _skewness(values - values.mean()) / (6 * math.sqrt(len(values)))
+    bias = skewness(values - values.mean()) / (6 * math.sqrt(len(values)))
     step = bootstrap_z(values) - bias
     room = 1 + bias * step if math.isfinite(step) else 0.0
     if room <= 0:  # beyond all that resamples reach
@@ -75,32 +72,13 @@ def bca_p(values: Floats) -> float:
     return from_normal(step / room - bias, len(values))
 
 
-def bca_of_draws(draws: Floats, observed: float, influence: Floats, z: float) -> float | None:
-    """The same end from resamples that were drawn, of any statistic whose influence values (jackknife) are known."""
-    bias, room = _bias(draws, observed), 0.0
-    acceleration = _skewness(influence) / (6 * math.sqrt(len(influence)))
-    if math.isfinite(bias):
-        room = 1 - acceleration * (bias + z)
-    if room <= 0:
-        return None
-    return float(np.quantile(draws, float(special.ndtr(bias + (bias + z) / room))))
+def bca_level(bias: float, acceleration: float, z: float) -> float | None:
+    """The normal quantile of the bootstrap distribution at which the BCa end z deviations out lies; None where it has none.
 
-
-def p_of_draws(draws: Floats, observed: float, influence: Floats) -> float:
-    """One-sided: the level at which that interval does not reach down to 0; never less than one in all resamples."""
-    bias = _bias(draws, observed)
-    acceleration = _skewness(influence) / (6 * math.sqrt(len(influence)))
-    least = 1 / (1 + len(draws))
-    step = float(special.ndtri(float(np.clip((draws <= 0).mean(), least, 1 - least)))) - bias
-    room = 1 + acceleration * step if math.isfinite(step) else 0.0
-    if room <= 0:
-        return 1.0 if step > 0 else least
-    return max(least, from_normal(step / room - bias, len(influence)))
-
-
-def _bias(draws: Floats, observed: float) -> float:
-    below = float((draws < observed).mean() + (draws <= observed).mean()) / 2
-    return float(special.ndtri(below))
+    Source: Efron 1987, equation 3.9.
+    """
+    room = 1 - acceleration * (bias + z) if math.isfinite(bias) else 0.0
+    return bias + (bias + z) / room if room > 0 else None
 
 
 def widened(tail: float, samples: int) -> float:
@@ -158,6 +136,7 @@ def _between(low: float, high: float) -> float:
     return (low + high) / 2
 
 
-def _skewness(centred: Floats) -> float:
+def skewness(centred: Floats) -> float:
+    """Of values whose mean is 0; 0 where they are all the same."""
     square = float((centred**2).mean())
     return float((centred**3).mean()) / square**1.5 if square > 0 else 0.0

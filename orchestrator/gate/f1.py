@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.gate.bootstrap import bca_of_draws, p_of_draws, widened
+from orchestrator.gate.bootstrap import widened
 from orchestrator.gate.inference import BOOTSTRAP_FROM, Asked, Evidence, Groups, unchanged_bound
+from orchestrator.gate.resampling import Resamples, exchange_p
 from orchestrator.gate.statistics import Floats
-
-RESAMPLES = 10_000
-LEAST_BEYOND = 10
-"""Resamples beyond a bound, with fewer of which it would be little more than the largest of them, and is none."""
-_COUNTS_AT_ONCE = 4_000_000
 
 
 def macro_f1(labels: Floats, predictions: Floats) -> float:
@@ -23,7 +18,7 @@ def macro_f1(labels: Floats, predictions: Floats) -> float:
     A class that is never right counts 0, one that does not occur counts not at all: `f1_score(average="macro")` of
     scikit-learn with zero_division=0.
     """
-    tallies = _tallies(labels, predictions, predictions, None)
+    tallies = tallied(labels, predictions, predictions, None)
     return float(_macro(tallies.times @ tallies.right, tallies.times @ tallies.total))
 
 
@@ -61,11 +56,11 @@ class Tallies:
 
 
 def f1_evidence(labels: Floats, dense: Floats, pruned: Floats, asked: Asked) -> Evidence:
-    """What is lost of the macro F1: BCa by 10,000 resamples of the examples or clusters.
+    """What is lost of the macro F1: BCa by drawn resamples of the examples or clusters.
 
     The test exchanges the two models' answers with fewer than 200 of them, and is the bootstrap's above.
     """
-    tallies = _tallies(labels, dense, pruned, asked.clusters)
+    tallies = tallied(labels, dense, pruned, asked.clusters)
     differs = (tallies.right != tallies.right_after) | (tallies.total != tallies.total_after)
     size, changed = int(tallies.times.sum()), int(tallies.times[differs.any(axis=1)].sum())
     if size < 2:
@@ -74,51 +69,45 @@ def f1_evidence(labels: Floats, dense: Floats, pruned: Floats, asked: Asked) -> 
     if not changed:
         width = unchanged_bound(size, side)
         return Evidence(units=size, changed=0, low=-width, high=width, bound=least, p_value=1.0, spread=0.0)
-    observed = float(tallies.drops(tallies.times))
-    draws = _drops(tallies, asked.rng)
-    influence = np.repeat(observed - tallies.left_out(), tallies.times.astype(np.intp))
+    resamples = resampled(tallies, asked.rng)
     low, high, bound = (
-        bca_of_draws(draws, observed, influence, z)
-        for z in (-widened(side, size), widened(side, size), widened(asked.alpha, size))
+        resamples.end(z) for z in (-widened(side, size), widened(side, size), widened(asked.alpha, size))
     )
-    p_value = (
-        _exchange_p(tallies, observed, asked.rng)
-        if size < BOOTSTRAP_FROM
-        else p_of_draws(draws, observed, influence)
-    )
-    if asked.alpha * RESAMPLES < LEAST_BEYOND:
-        bound = None
     return Evidence(
         units=size,
         changed=changed,
         low=low,
         high=high,
         bound=None if bound is None else max(bound, least),
-        p_value=p_value,
-        spread=size * float(draws.var()),
+        p_value=_exchanged(tallies, asked.rng) if size < BOOTSTRAP_FROM else resamples.p_value(),
+        spread=size * float(resamples.plain.var()),
     )
 
 
-def _drops(tallies: Tallies, rng: np.random.Generator) -> Floats:
-    return np.concatenate([tallies.drops(counts) for counts in _resamples(tallies.times, rng)])
+def resampled(tallies: Tallies, rng: np.random.Generator) -> Resamples:
+    """The macro F1 lost in resamples of the units."""
+    observed = float(tallies.drops(tallies.times))
+    influence = observed - tallies.left_out()
+    return Resamples(
+        statistic=tallies.drops, times=tallies.times, influence=influence, observed=observed, rng=rng
+    )
 
 
-def _resamples(times: Floats, rng: np.random.Generator) -> Iterator[Floats]:
-    size, chunk = int(times.sum()), max(1, _COUNTS_AT_ONCE // len(times))
-    for start in range(0, RESAMPLES, chunk):
-        rows = min(chunk, RESAMPLES - start)
-        yield rng.multinomial(size, times / size, size=rows).astype(np.float64)
+def _exchanged(tallies: Tallies, rng: np.random.Generator) -> float:
+    """How often as much is lost where each unit's answers are either model's with even chances."""
+    observed = float(tallies.drops(tallies.times))
+    of_one = tallies.drops(np.tile(tallies.times, (len(tallies.times), 1)), np.eye(len(tallies.times)))
+    return exchange_p(
+        lambda exchanged: tallies.drops(tallies.times, exchanged),
+        tallies.times,
+        observed - of_one,
+        observed,
+        rng,
+    )
 
 
-def _exchange_p(tallies: Tallies, observed: float, rng: np.random.Generator) -> float:
-    """One-sided permutation test: how often as much is lost where each answer is either model's with even chances."""
-    times = tallies.times.astype(np.intp)
-    exchanged = rng.binomial(times, 0.5, size=(RESAMPLES, len(times))).astype(np.float64)
-    as_large = int((tallies.drops(tallies.times, exchanged) >= observed - 1e-12).sum())
-    return (1 + as_large) / (1 + RESAMPLES)
-
-
-def _tallies(labels: Floats, dense: Floats, pruned: Floats, clusters: Groups | None) -> Tallies:
+def tallied(labels: Floats, dense: Floats, pruned: Floats, clusters: Groups | None) -> Tallies:
+    """Examples [examples], or clusters of them, as counts of classes."""
     classes, codes = np.unique(np.concatenate([labels, dense, pruned]), return_inverse=True)
     lines = codes.reshape(3, len(labels))
     if clusters is None:

@@ -6,7 +6,7 @@ import math
 
 from orchestrator.gate.comparison import Comparison
 from orchestrator.gate.inference import FEW_CHANGES
-from orchestrator.gate.statistics import answers_needed, examples_needed
+from orchestrator.gate.statistics import answers_needed, examples_needed, fewest_flips
 
 
 def needed(
@@ -43,5 +43,12 @@ def needed(
         return enough
     drop = max(0.0, part.drop or 0.0)
     drop = math.log1p(drop) if metric == "perplexity" else drop
-    more = within(drop) if drop < room else examples_needed(spread, drop, alpha / max(1, tests))
+    if drop < room:
+        more = within(drop)
+    else:
+        more = examples_needed(spread, drop, alpha / max(1, tests))
+        if (
+            more is not None and part.changed
+        ):  # fewer changes than these are no evidence, however large they are
+            more = max(more, math.ceil(fewest_flips(max(1, tests), alpha) * part.units / part.changed))
     return None if more is None else max(more, part.units + 1)

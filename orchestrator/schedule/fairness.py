@@ -151,12 +151,13 @@ def saving_of(plan: Plan, chain: Chain) -> float:
     if not chain.prune:
         return 0.0
     params = plan.units[chain.prune].step.params
-    if cut := params.get("cut"):
-        share = float(sum(cut.values())) / len(cut)
-    elif budget := params.get("budget"):
-        share = 1.0 - min((float(part) for part in budget.values() if part is not None), default=1.0)
+    counted = [float(share) for kind, share in (params.get("budget") or {}).items() if kind != "latency"]
+    if counted:
+        share = 1.0 - min(counted)
     elif params.get("quality"):
         share = UNKNOWN_SHARE
+    elif cut := params.get("cut"):
+        share = float(sum(cut.values())) / len(cut)
     else:
         share = float(params.get("amount") or 0.0)
     return float(chain.model.parameters) * share

@@ -14,11 +14,11 @@ class BudgetSpec(Part):
     """How much of the dense model may remain, embeddings and all included: one of these, as a share from 0 to 1."""
 
     parameters: Fraction | None = None
-    """Parameters that are not zero."""
+    """Parameters that are not zero; of a cut, all that the smaller model has."""
     flops: Fraction | None = None
-    """Effective ones: multiply-adds with nonzero weights. A dense runtime does them all; one that skips zeros gains."""
+    """Effective ones: multiply-adds with nonzero weights. A dense runtime does them all, and only those of a smaller model less."""
     bytes: Fraction | None = None
-    """Of the tensors, each that is pruned as a bit mask and its nonzero values, all others as they are."""
+    """Of the tensors, each that is pruned as a bit mask and its nonzero values, all others, and those of a cut, as they are."""
     latency: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Of the time of a pass, with `cut`, whose shares are then the most that may go: as little of them as it takes goes. Timed
     beside the dense model as `evaluate.latency` says, or by its defaults. Masks make no runtime faster: refused for them."""
@@ -112,16 +112,17 @@ class PruneSpec(Part):
     amount: Fraction | None = None
     """The share of the prunable weights to remove; N:M implies it."""
     budget: BudgetSpec | None = None
-    """In place of `amount`, for allocation sensitivity or knapsack: how much of the dense model may remain. With `cut`: of its
-    latency."""
+    """In place of `amount`, for allocation sensitivity or knapsack: how much of the dense model may remain. With `cut`, whose
+    shares are then the most that may go, for any allocation that it has."""
     quality: QualitySpec | None = None
-    """In place of `amount`, for allocation sensitivity or knapsack: how much loss it may cost."""
+    """In place of `amount`, for allocation sensitivity or knapsack: how much loss it may cost. With `cut` for sensitivity."""
     scope: Literal["tensor", "row", "model"] | None = None
     """Within what scores compete; the default is `row` for wanda, activation and variance, else `tensor`; sparsegpt: within blocks of 128
     columns. `model` ranks the weights of all layers together, which is its allocation."""
     allocation: Literal["uniform", "sensitivity", "knapsack", "erk", "owl"] = "uniform"
     """`sensitivity` interpolates between measured amounts, `knapsack` chooses the best combination of them; `erk` keeps most
-    of small layers, `owl` of layers with outliers, and both meet `amount` exactly."""
+    of small layers, `owl` of layers with outliers, and both meet `amount` exactly. With `cut`, `sensitivity` weighs the kinds of
+    units against each other, for a budget or a quality; the default makes all their shares smaller alike."""
     max_amount: Fraction = 0.95
     """No layer is pruned beyond this by an allocation that is not uniform, or with scope `model`."""
     min_amount: Fraction = 0.0
@@ -185,16 +186,25 @@ class PruneSpec(Part):
         return self
 
     def _cuts(self, cut: CutSpec) -> PruneSpec:
-        masks = (
-            *("pattern", "amount", "quality", "scope", "allocation"),
-            *("max_amount", "min_amount", "min_tokens", "skip"),
-        )
+        masks = (*("pattern", "amount", "scope", "max_amount", "min_amount", "min_tokens", "skip"),)
         given = [name for name in masks if getattr(self, name) != type(self).model_fields[name].default]
         if given:
             raise ValueError(f"{given[0]} is about masks, and does not go with cut")
-        if self.budget is not None and not self.has_latency_budget:
+        if self.allocation not in ("uniform", "sensitivity"):
             raise ValueError(
-                "with cut a budget can be one of latency alone; cut says how much of the rest goes"
+                f"allocation: {self.allocation} is about masks; with cut it is sensitivity, or left out"
+            )
+        if self.budget and self.quality:
+            raise ValueError("budget and quality each say how much goes; give one of them")
+        if self.quality and not self.is_measured:
+            raise ValueError("quality needs allocation: sensitivity")
+        if self.is_measured and self.has_latency_budget:
+            raise ValueError(
+                "a budget of latency makes all shares of cut smaller alike; leave allocation out"
+            )
+        if self.is_measured and not (self.budget or self.quality):
+            raise ValueError(
+                "with cut, allocation: sensitivity needs a budget or a quality that says how much goes"
             )
         if self.criterion == "sparsegpt":
             raise ValueError(
@@ -250,8 +260,9 @@ class PruneSpec(Part):
     @property
     def needs_data(self) -> bool:
         """Whether scores or the allocation depend on calibration data, and not on the weights alone."""
-        scores = self.criterion not in ("magnitude", "random") or self.allocation == "owl"
-        return scores or self.allocation == "knapsack" or bool(self.budget or self.quality or self.recover)
+        scores = self.criterion not in ("magnitude", "random") or self.allocation in ("owl", "knapsack")
+        is_counted = self.budget and self.cut and not (self.is_measured or self.has_latency_budget)
+        return scores or bool((self.budget and not is_counted) or self.quality or self.recover)
 
     @property
     def share(self) -> float | None:

@@ -42,19 +42,8 @@ def goal_of(kind: str, share: float, model: Model, layers: Sequence[Layer]) -> G
         case "bytes":
             worth, there, dense = item, whole.bytes, dense_tensor_bytes(model)
         case "flops":
-            found = flops_by_layer(model)
-            if found is None or whole.flops is None:
-                raise BadInput(
-                    "the budget cannot be counted",
-                    why="the model cannot be traced without data, so its flops are not known",
-                    do="Give a budget of parameters or bytes.",
-                )
-            if any(layer.name not in found for layer in layers):
-                raise BadInput(
-                    "the budget cannot be counted",
-                    why="the flops of experts of fused weights depend on the routing, so they are not known",
-                    do="Give a budget of parameters or bytes.",
-                )
+            found = known_flops(model, layers)
+            assert whole.flops is not None, "they are known"
             worth = {layer.name: found[layer.name] // layer.parameters for layer in layers}
             there = dense = whole.flops
         case _:
@@ -64,6 +53,24 @@ def goal_of(kind: str, share: float, model: Model, layers: Sequence[Layer]) -> G
                 do="Correct the recipe's prune.budget.",
             )
     return Goal(worth=worth, wanted=there - remaining(share, dense), of=dense)
+
+
+def known_flops(model: Model, layers: Sequence[Layer]) -> dict[str, int]:
+    """`flops_by_layer`, which must have all of these; else BadInput."""
+    found = flops_by_layer(model)
+    if found is None:
+        raise BadInput(
+            "the budget cannot be counted",
+            why="the model cannot be traced without data, so its flops are not known",
+            do="Give a budget of parameters or bytes.",
+        )
+    if any(layer.name not in found for layer in layers):
+        raise BadInput(
+            "the budget cannot be counted",
+            why="the flops of experts of fused weights depend on the routing, so they are not known",
+            do="Give a budget of parameters or bytes.",
+        )
+    return found
 
 
 def remains(model: Model, layers: Sequence[Layer], pruned: Mapping[str, int]) -> Remains:

@@ -40,15 +40,8 @@ def kept_promises(
     `losses` are those of the dense and of the pruned model on the same data.
     """
     left = remains(model, layers, {row["layer"]: row["pruned_parameters"] for row in rows})
-    dense, pruned = losses
-    return {
-        "effective_flops": left.flops,
-        "sparse_bytes": left.bytes,
-        "calibration_loss": _finite(dense),
-        "predicted_increase": _finite(allocation.predicted_increase),
-        "least_increase": _finite(allocation.lower_bound),
-        "measured_increase": _finite(pruned - dense),
-    }
+    kept = losses_kept(*losses, allocation.predicted_increase, allocation.lower_bound)
+    return {"effective_flops": left.flops, "sparse_bytes": left.bytes, **kept}
 
 
 def broken_promises(
@@ -64,23 +57,40 @@ def broken_promises(
         column = {"parameters": "nonzero_parameters", "flops": "effective_flops", "bytes": "sparse_bytes"}[
             kind
         ]
-        left = artifact[column]
-        if dense is not None and left > remaining(share, dense):
-            message = f"{left} of {dense} remain, which is {left / dense:.5f}, and {share:g} was the most"
-            yield Finding(kind="budget_missed", subject=kind, message=message)
+        if dense is not None:
+            yield from missed_budget(kind, share, artifact[column], dense)
     if recipe.max_increase is not None:
-        dense_loss, measured = artifact["calibration_loss"], artifact["measured_increase"]
-        if dense_loss is None or measured is None or measured > recipe.max_increase * dense_loss:
-            shown = (
-                "not finite"
-                if measured is None or dense_loss is None
-                else f"{measured / dense_loss:.5f} of it"
-            )
-            message = (
-                f"the loss was to rise by at most {recipe.max_increase:g} of the dense one, and the rise measured on the "
-                f"calibration data is {shown}: losses of layers do not simply add up"
-            )
-            yield Finding(kind="quality_missed", subject="model", message=message)
+        yield from missed_quality(recipe.max_increase, artifact)
+
+
+def missed_budget(kind: str, share: float, left: int, dense: int) -> Iterator[Finding]:
+    """A finding, if more is left than that share of the dense model."""
+    if left > remaining(share, dense):
+        message = f"{left} of {dense} remain, which is {left / dense:.5f}, and {share:g} was the most"
+        yield Finding(kind="budget_missed", subject=kind, message=message)
+
+
+def missed_quality(max_increase: float, artifact: Mapping[str, Any]) -> Iterator[Finding]:
+    """A finding, if the loss that was measured rose by more than was allowed, or is not finite."""
+    dense_loss, measured = artifact["calibration_loss"], artifact["measured_increase"]
+    if dense_loss is not None and measured is not None and measured <= max_increase * dense_loss:
+        return
+    shown = "not finite" if measured is None or dense_loss is None else f"{measured / dense_loss:.5f} of it"
+    message = (
+        f"the loss was to rise by at most {max_increase:g} of the dense one, and the rise measured on the "
+        f"calibration data is {shown}: losses of layers do not simply add up"
+    )
+    yield Finding(kind="quality_missed", subject="model", message=message)
+
+
+def losses_kept(dense: float, pruned: float, predicted: float, least: float) -> dict[str, Any]:
+    """Columns of `artifacts`: the dense loss on the calibration data, and by how much it was to rise and rose."""
+    return {
+        "calibration_loss": _finite(dense),
+        "predicted_increase": _finite(predicted),
+        "least_increase": _finite(least),
+        "measured_increase": _finite(pruned - dense),
+    }
 
 
 def _finite(value: float) -> float | None:

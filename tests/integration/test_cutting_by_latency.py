@@ -144,9 +144,9 @@ def test_the_dense_model_is_as_it_was_after_all_that_timing(cut, tmp_path):
 @pytest.mark.parametrize(
     ("budget", "why"),
     [
-        ({"latency": 0}, "must be a share above 0"),
-        ({"latency": 1.5}, "must be a share above 0"),
-        ({"parameters": 0.5}, "for masks; with cut it can be one of latency"),
+        ({"latency": 0}, "of latency above 0"),
+        ({"latency": 1.5}, "must be a share up to 1"),
+        ({"latency": 0.5, "parameters": 0.5}, "must name one of"),
     ],
 )
 def test_budgets_that_mean_nothing_are_refused(cut, budget, why):

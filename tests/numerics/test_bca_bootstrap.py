@@ -6,34 +6,18 @@ import math
 
 import numpy as np
 import pytest
+from cases.samples import KINDS, drawn
 from scipy import stats
 
 from orchestrator.gate.bootstrap import (
     bca_end,
-    bca_of_draws,
     bca_p,
     bootstrap_z,
     from_normal,
-    p_of_draws,
     widened,
 )
 
 RESAMPLES = 20_000
-
-
-def drawn(kind, samples, rng):
-    match kind:
-        case "normal":
-            return rng.normal(0.2, 1, samples)
-        case "right":
-            return rng.lognormal(0, 1, samples) - 1.2
-        case "left":
-            return 1.9 - rng.lognormal(0, 1, samples)
-        case "few values":
-            return rng.choice([-1.0, 0.0, 0.0, 0.0, 1.0, 1.0], samples)
-
-
-KINDS = ("normal", "right", "left", "few values")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -71,21 +55,6 @@ def test_the_ends_are_those_of_scipy(kind, samples):
     near = (0.2 if samples == 25 else 0.08) * reference.standard_error
     assert bca_end(change, lengths, -1.959964) == pytest.approx(reference.confidence_interval.low, abs=near)
     assert bca_end(change, lengths, 1.959964) == pytest.approx(reference.confidence_interval.high, abs=near)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_of_drawn_resamples_the_ends_are_the_same(kind):
-    rng = np.random.default_rng(2)
-    values = drawn(kind, 80, rng)
-    draws = values[rng.integers(0, 80, (RESAMPLES, 80))].mean(axis=1)
-    influence = values - values.mean()
-    near = 0.08 * draws.std()
-    for z in (-1.96, 1.645):
-        expected = bca_end(values, np.ones(80), z)
-        assert bca_of_draws(draws, float(values.mean()), influence, z) == pytest.approx(expected, abs=near)
-    shifted = values - values.mean() + 1.8 * draws.std()
-    p = p_of_draws(draws - values.mean() + shifted.mean(), float(shifted.mean()), influence)
-    assert p == pytest.approx(bca_p(shifted), rel=0.3)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.05, 0.001, 1e-7])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import f1_score
 
 from orchestrator.gate import judging
-from orchestrator.gate.f1 import RESAMPLES, _drops, _tallies, f1_evidence, macro_f1
+from orchestrator.gate.f1 import f1_evidence, macro_f1, resampled, tallied
 from orchestrator.gate.inference import Asked
+from orchestrator.gate.resampling import RESAMPLES
 
 
 def drawn(rng, samples, classes, mistaken):
@@ -42,16 +44,45 @@ def test_by_hand(labels, predictions, expected):
 
 def f1_drops(labels, dense, pruned, rng):
     """The draws on which bound and interval rest; ascending."""
-    return np.sort(_drops(_tallies(labels, dense, pruned, None), rng))
+    return np.sort(resampled(tallied(labels, dense, pruned, None), rng).plain)
 
 
-def test_a_bound_that_only_the_largest_resample_would_hold_is_none():
+def evidence(labels, dense, pruned, alpha):
+    asked = Asked(confidence=0.95, alpha=alpha, margin=None, rng=np.random.default_rng(0))
+    return f1_evidence(labels, dense, pruned, asked)
+
+
+def test_a_bound_is_known_for_errors_far_below_one_in_all_resamples():
     rng = np.random.default_rng(4)
     labels, dense = drawn(rng, 300, 3, 0.2)
     pruned = np.where(rng.random(300) < 0.1, 0.0, dense)
-    for alpha, is_known in ((1e-3, True), (0.9e-3, False)):
-        asked = Asked(confidence=0.95, alpha=alpha, margin=None, rng=np.random.default_rng(0))
-        assert (f1_evidence(labels, dense, pruned, asked).bound is not None) == is_known
+    bounds = [evidence(labels, dense, pruned, alpha).bound for alpha in (0.05, 1e-3, 1e-5, 1e-8)]
+    assert bounds == sorted(bounds)
+    assert bounds[-1] < 0.5
+
+
+@pytest.mark.parametrize("samples", [60, 150, 300, 2000])
+def test_a_ruined_model_is_no_chance_however_many_looks_share_the_error(samples):
+    rng = np.random.default_rng(5)
+    labels, dense = drawn(rng, samples, 3, 0.1)
+    found = evidence(labels, dense, np.zeros(samples), 1e-9)
+    assert found.p_value < max(1e-9, 0.5 ** (found.changed - 2)), (
+        "hardly more than if all had to stay as they are"
+    )
+
+
+def test_a_far_tail_is_that_of_very_many_resamples():
+    rng = np.random.default_rng(6)
+    labels, dense = drawn(rng, 250, 4, 0.15)
+    pruned = np.where(rng.random(250) < 0.08, 0.0, dense)
+    tallies = tallied(labels, dense, pruned, None)
+    many = np.concatenate([f1_drops(labels, dense, pruned, np.random.default_rng(s)) for s in range(60)])
+    found = resampled(tallies, np.random.default_rng(99))
+    for level in (1e-4, 3e-4, 1 - 3e-4, 1 - 1e-4):
+        z = stats.norm.ppf(level)
+        far = np.quantile(many, level)
+        assert found.quantile(z) == pytest.approx(far, abs=0.15 * many.std())
+        assert found.z(far) == pytest.approx(z, abs=0.15)
 
 
 def test_a_resample_is_one_of_the_examples_and_the_whole_spread_is_theirs():

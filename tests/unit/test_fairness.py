@@ -172,7 +172,7 @@ def test_savings_are_the_parameters_that_are_expected_to_go(make_plan, make_mode
     plan = make_plan([make_model(parameters=1000)], text=FLEET)
     assert {chain.recipe: saving_of(plan, chain) for chain in plan.chains} == {"little": 100.0, "much": 900.0}
     for params, share in (
-        ({"cut": {"width": 0.2, "heads": 0.4}}, 0.3), ({"budget": {"flops": 0.25}}, 0.75), ({"quality": {"x": 1}}, 0.5), ({}, 0.0),
+        ({"cut": {"width": 0.2, "heads": 0.4}}, 0.3), ({"cut": {"width": 0.2}, "budget": {"latency": 0.1}}, 0.2), ({"cut": {"width": 0.9}, "budget": {"bytes": 0.6}}, 0.4), ({"budget": {"flops": 0.25}}, 0.75), ({"quality": {"x": 1}}, 0.5), ({}, 0.0),
     ):  # fmt: skip
         chain = plan.chains[0]
         unit = plan.units[chain.prune]

@@ -178,6 +178,30 @@ def test_what_is_measured_of_a_cut_does_not_depend_on_how_much_it_takes(make_pla
     assert found[0][1] != found[1][1]
 
 
+def test_a_cut_by_a_budget_that_is_counted_needs_no_data(make_plan, fleet_text):
+    plan = make_plan(
+        text=cutting(fleet_text, "criterion: magnitude, cut: {width: 0.5}, budget: {parameters: 0.8}")
+    )
+    (chain,) = (chain for chain in plan.chains if chain.recipe == "two-four")
+    unit = plan.units[chain.prune]
+    assert unit.step.params == {
+        "criterion": "magnitude", "cut": {"width": 0.5}, "round_to": 1, "budget": {"parameters": 0.8}
+    }  # fmt: skip
+    assert unit.step.data is None
+
+
+def test_a_cut_by_measured_losses_reads_them(make_plan, fleet_text):
+    how = "criterion: wanda, cut: {width: 0.5, heads: 0.5}, allocation: sensitivity, budget: {flops: 0.8}"
+    text = cutting(
+        fleet_text, f"{how}}}\n    sensitivity: {{dataset: manual, split: calibration, grid: [0.5]"
+    )
+    plan = make_plan(text=text)
+    (chain,) = (chain for chain in plan.chains if chain.recipe == "two-four")
+    unit = plan.units[chain.prune]
+    assert unit.step.params["allocation"] == "sensitivity"
+    assert [plan.units[key].task for key in unit.needs] == ["sensitivity"]
+
+
 def test_a_cut_by_latency_is_timed_as_the_evaluation_times_and_needs_data_to_be_timed_on(
     make_plan, fleet_text, costs, make_pool
 ):

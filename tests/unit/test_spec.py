@@ -132,6 +132,30 @@ def test_every_mistake_is_told_at_once(fleet_text):
         ("{prune: {criterion: magnitude, cut: {width: 0.2}, skip: [x]}}", "skip is about masks"),
         ("{prune: {criterion: sparsegpt, cut: {width: 0.2}, dataset: manual}}", "does not go with cut"),
         ("{prune: {criterion: loss, cut: {width: 0.2}}}", "needs calibration data"),
+        (
+            "{prune: {criterion: magnitude, cut: {width: 0.2}, allocation: knapsack, budget: {flops: 0.5}}}",
+            "is sensitivity, or left out",
+        ),
+        (
+            "{prune: {criterion: magnitude, cut: {width: 0.2}, allocation: sensitivity}}",
+            "needs a budget or a quality",
+        ),
+        (
+            "{prune: {criterion: magnitude, cut: {width: 0.2}, quality: {max_increase: 0.1}}}",
+            "needs allocation: sensitivity",
+        ),
+        (
+            "{prune: {criterion: magnitude, cut: {width: 0.2}, quality: {max_increase: 0.1}, budget: {flops: 1}}}",
+            "give one of them",
+        ),
+        (
+            "{prune: {criterion: magnitude, cut: {width: 0.2}, allocation: sensitivity, budget: {latency: 0.5}}}",
+            "leave allocation out",
+        ),
+        (
+            "{prune: {criterion: magnitude, cut: {width: 0.2}, allocation: sensitivity, budget: {flops: 0.5}}}",
+            "needs a sensitivity step",
+        ),
         ("{prune: {criterion: loss, amount: 0.2, dataset: manual}}", "loss needs cut"),
         ("{prune: {criterion: magnitude, amount: 0.2, round_to: 8}}", "round_to needs cut"),
         ("{prune: {criterion: magnitude, pattern: block:4x4}}", "amount is missing"),
@@ -190,10 +214,6 @@ def test_every_mistake_is_told_at_once(fleet_text):
         (
             "{prune: {criterion: magnitude, budget: {latency: 0.5}, allocation: knapsack}}",
             "masks make no runtime faster",
-        ),
-        (
-            "{prune: {criterion: magnitude, cut: {width: 0.5}, budget: {parameters: 0.5}, dataset: manual}}",
-            "a budget can be one of latency alone",
         ),
         (
             "{prune: {criterion: magnitude, cut: {width: 0.5}, budget: {latency: 0.5}}}",

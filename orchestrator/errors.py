@@ -34,6 +34,10 @@ class Unreachable(PrunefleetError):
     exit_code = 69
 
 
+class Failing(Unreachable):
+    """A service that is needed answers, and fails at what it was asked for."""
+
+
 class NotPermitted(PrunefleetError):
     """The credentials in use do not permit this."""
 

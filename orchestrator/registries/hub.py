@@ -51,16 +51,13 @@ class HubSource:
         """A commit, named in full. Errors: NoSuchVersion."""
         if not is_commit(version):
             raise NoSuchVersion(f"{shown(version)} is no commit: 40 hex digits are")
+        self._revision(name, version)
         return self._offer(name, version, ())
 
     def files(self, offer: Offer) -> Mapping[str, RemoteFile]:
         """What the Hub lists of the commit, with the SHA-256 of large files. Errors: NoSuchVersion, RegistryError."""
         what = f"{offer.name} at {offer.version}"
-        found = self.server.get(f"models/{offer.name}/revision/{offer.version}?blobs=true", what)
-        if found.get("sha") != offer.version:
-            raise NoSuchVersion(
-                f"{offer.name}@{offer.version}: the Hub answers with {shown(str(found.get('sha')))}"
-            )
+        found = self._revision(offer.name, offer.version, "?blobs=true")
         return dict(_file(one, what) for one in _rows(found.get("siblings"), what))
 
     def read(self, offer: Offer, path: str, file: RemoteFile, into: Path) -> None:
@@ -89,6 +86,13 @@ class HubSource:
         found = self.server.get(f"models/{repository}/refs", repository)
         branches, tags = (_rows(found.get(kind), repository) for kind in ("branches", "tags"))
         return dict(_ref(one, repository) for one in branches), dict(_ref(one, repository) for one in tags)
+
+    def _revision(self, name: str, version: str, query: str = "") -> dict[str, Any]:
+        """What the Hub says of a commit. Errors: NoSuchVersion, RegistryError."""
+        found = self.server.get(f"models/{name}/revision/{version}{query}", f"{name} at {version}")
+        if found.get("sha") != version:
+            raise NoSuchVersion(f"{name}@{version}: the Hub answers with {shown(str(found.get('sha')))}")
+        return found
 
     def _repositories(self) -> Iterator[tuple[str, bool]]:
         """Each once, in order; whether the fleet names it."""

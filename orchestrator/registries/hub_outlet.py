@@ -51,7 +51,7 @@ class HubShelf:
         if not is_commit(version):
             return False
         try:
-            self.source.files(self.source.offer(self.repository, version))
+            self.source.offer(self.repository, version)
         except NoSuchVersion:
             return False
         return True

@@ -11,7 +11,14 @@ from urllib.parse import quote, urljoin, urlsplit
 from urllib.request import getproxies
 
 from orchestrator.addresses import is_public
-from orchestrator.errors import NoSuchVersion, NotPermitted, PrunefleetError, RegistryError, Unreachable
+from orchestrator.errors import (
+    Failing,
+    NoSuchVersion,
+    NotPermitted,
+    PrunefleetError,
+    RegistryError,
+    Unreachable,
+)
 from orchestrator.names import shown
 
 if TYPE_CHECKING:
@@ -116,7 +123,7 @@ class HubServer:
         if status == 404:
             return NoSuchVersion(f"{shown(what)} is not at {self.url}")
         if status == 429 or status >= 500 or not status:
-            return Unreachable(f"{self.url} fails at {shown(what)} ({status})")
+            return Failing(f"{self.url} fails at {shown(what)} ({status})")
         return RegistryError(f"{self.url} refuses {shown(what)} ({status})")
 
     @contextmanager
@@ -143,7 +150,7 @@ class HubServer:
         try:
             yield answer
         except _transport_error() as error:
-            raise Unreachable(f"{self.url} broke off while {shown(what)} was read") from error
+            raise Failing(f"{self.url} broke off while {shown(what)} was read") from error
         finally:
             stream.__exit__(None, None, None)
 

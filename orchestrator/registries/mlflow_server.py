@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import urllib3
 
-from orchestrator.errors import NoSuchVersion, NotPermitted, RegistryError, Unreachable
+from orchestrator.errors import Failing, NoSuchVersion, NotPermitted, RegistryError, Unreachable
 from orchestrator.names import problem_of_path, shown
 
 PAGE = 1000
@@ -79,7 +79,7 @@ class MlflowServer:
                         raise RegistryError(f"{shown(path)} in {self.uri} is longer than it was listed")
                     file.write(block)
         except urllib3.exceptions.HTTPError as error:
-            raise Unreachable(f"{self.uri} broke off while {shown(path)} was read") from error
+            raise Failing(f"{self.uri} broke off while {shown(path)} was read") from error
         finally:
             answer.release_conn()
 
@@ -95,7 +95,7 @@ class MlflowServer:
         try:
             data = answer.read(MAX_ANSWER_BYTES, decode_content=True)
         except urllib3.exceptions.HTTPError as error:
-            raise Unreachable(f"{self.uri} broke off its answer") from error
+            raise Failing(f"{self.uri} broke off its answer") from error
         finally:
             answer.release_conn()
         self._check(answer, path, data)
@@ -132,7 +132,7 @@ class MlflowServer:
         if status < 400:
             raise RegistryError(f"{self.uri} redirects {shown(path)}; redirects are never followed")
         if status >= 500 and status != 501:
-            raise Unreachable(f"{self.uri} fails at {shown(path)} ({status}){said}")
+            raise Failing(f"{self.uri} fails at {shown(path)} ({status}){said}")
         raise RegistryError(f"{self.uri} refuses {shown(path)} ({status}){said}")
 
     def _pool(self) -> urllib3.PoolManager:

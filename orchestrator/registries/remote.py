@@ -18,7 +18,7 @@ from orchestrator.domain import ModelVersion
 from orchestrator.durable import sha256_of
 from orchestrator.errors import (
     BrokenInvariant,
-    Damaged,
+    Failing,
     ModelChanged,
     NoSuchVersion,
     NotPermitted,
@@ -78,7 +78,7 @@ class Source(Protocol):
         """Every version, each once, in a stable order, in memory for one model at a time."""
 
     def offer(self, name: str, version: str) -> Offer:
-        """One version. Errors: NoSuchVersion."""
+        """One version, asked for anew. Errors: NoSuchVersion."""
 
     def files(self, offer: Offer) -> Mapping[str, RemoteFile]:
         """A version's files by relative path. Errors: NoSuchVersion."""
@@ -156,23 +156,26 @@ class RemoteRegistry:
             with scratch_directory() as scratch:
                 summary = _read_model(self._source, offer, scratch, is_whole=False)
                 is_ours = (scratch / "prunefleet.json").exists()
-        except NoSuchVersion as error:
+        except (NoSuchVersion, Failing, StoreError) as error:
             return self._if_still_there(offer, str(error))
         except BadInput as error:
             self._memory.remember_vouched(path, offer.vouched, str(error))
             return self._broken(offer, str(error))
-        except (RegistryError, NotPermitted, Damaged) as error:
+        except (RegistryError, NotPermitted) as error:
             return self._broken(offer, str(error))
         self._memory.remember_vouched(path, offer.vouched, (summary, is_ours))
         return self._sound(offer, summary, is_ours)
 
     def _if_still_there(self, offer: Offer, problem: str) -> ModelVersion | None:
-        """A version of which something is not there: None if it is gone itself."""
+        """A version of which something cannot be had, told by who still answers for the version: None if it is gone itself.
+
+        Errors: those of the source, if it answers for nothing.
+        """
         try:
             self._source.offer(offer.name, offer.version)
         except NoSuchVersion:
             return None
-        return self._broken(offer, f"{problem}; upload it again, or remove the version")
+        return self._broken(offer, f"{problem}; if that stays so, upload it again, or remove the version")
 
     def _sound(self, offer: Offer, summary: Summary, is_ours: bool) -> ModelVersion:
         return ModelVersion(

@@ -15,7 +15,7 @@ EXIT_CODES: Mapping[int, str] = {
     3: "a gate blocked something",
     4: "some of it failed, is quarantined or impossible; `verify`: something is damaged; `doctor`: something is broken",
     5: "a gate could not tell",
-    6: "`plan --detailed-exitcode`: there is work to do",
+    6: "`plan --detailed-exitcode`, `nightly --due`: there is work to do",
     69: "a service that is needed does not answer",
     75: "interrupted; the same command goes on where it stopped",
     77: "not permitted",

@@ -23,8 +23,7 @@ VALUES: dict[str, Any] = {
     "image": "prunefleet:0.1.0",
     "fleetConfigMap": "prunefleet-fleet",
     "credentialsSecret": "prunefleet-credentials",
-    "schedule": "0 1 * * *",
-    "timeZone": "Etc/UTC",
+    "schedule": "*/15 * * * *",
     "nightSeconds": 28800,
     "workers": {"replicas": 2, "cpu": "4", "memory": "16Gi"},
     "head": {"cpu": "2", "memory": "8Gi"},
@@ -35,7 +34,12 @@ VALUES: dict[str, Any] = {
 
 Value = Callable[[str], Any]
 LABELS = {"app.kubernetes.io/name": "prunefleet"}
+NIGHTS = {**LABELS, "app.kubernetes.io/component": "night"}
+"""Of the RayJobs that the CronJob's script makes, counts and clears away."""
+RAY_CRON = {"schedule": "0 1 * * *", "timeZone": "Etc/UTC"}
+"""When a RayCronJob ticks: it starts a cluster each time, and cannot ask before, so these are to be the fleet's own times."""
 RAY_VERSION = "2.60.0"
+ASK = ["prunefleet", "nightly", "/etc/prunefleet/fleet.yaml", "--due"]
 RUN_PORT = 9465
 """At which a run tells its metrics, on the head, where its driver is."""
 POD_SECURITY = {
@@ -187,7 +191,7 @@ def namespace(value: Value) -> dict[str, Any]:
 
 
 def access(value: Value) -> dict[str, dict[str, Any]]:
-    """The scheduler may create RayJobs and look at them, in its own namespace, and nothing else."""
+    """The scheduler may create RayJobs, look at them and clear them away, in its own namespace, and nothing else."""
     api = "rbac.authorization.k8s.io"
     account = {
         "apiVersion": "v1",
@@ -199,7 +203,7 @@ def access(value: Value) -> dict[str, dict[str, Any]]:
         "apiVersion": f"{api}/v1",
         "kind": "Role",
         "metadata": meta("prunefleet-scheduler", value),
-        "rules": [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get", "list"]}],
+        "rules": [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "list", "delete"]}],
     }
     binding = {
         "apiVersion": f"{api}/v1",
@@ -326,28 +330,28 @@ def rules(value: Value) -> dict[str, Any]:
 
 
 def cron_job(value: Value) -> dict[str, Any]:
-    """Creates one RayJob a tick, named after the tick's own Job: a tick that comes twice makes one."""
+    """Asks every quarter of an hour whether a slot is due, and then creates a RayJob named after the tick's own Job."""
     job_name = {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/job-name']"}}
     namespaced = {"fieldRef": {"fieldPath": "metadata.namespace"}}
-    body = {
-        "name": "scheduler",
-        "image": value("image"),
-        "command": ["python", "/scheduler/create_rayjob.py", "/scheduler/rayjob.yaml"],
-        "env": [{"name": "JOB_NAME", "valueFrom": job_name}, {"name": "NAMESPACE", "valueFrom": namespaced}],
-        "securityContext": CONTAINER_SECURITY,
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
-        "volumeMounts": [{"name": "scheduler", "mountPath": "/scheduler", "readOnly": True}],
-    }
+    body = container(
+        "scheduler",
+        value,
+        command=["python", "/scheduler/create_rayjob.py", "/scheduler/rayjob.yaml", *ASK],
+        env=[{"name": "JOB_NAME", "valueFrom": job_name}, {"name": "NAMESPACE", "valueFrom": namespaced}],
+        resources={"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
+    )
+    body["volumeMounts"].append({"name": "scheduler", "mountPath": "/scheduler", "readOnly": True})
+    made = pod(
+        [body],
+        value,
+        serviceAccountName="prunefleet-scheduler",
+        automountServiceAccountToken=True,
+        restartPolicy="Never",
+    )
+    made["volumes"].append({"name": "scheduler", "configMap": {"name": "prunefleet-scheduler"}})
     template = {
         "metadata": {"labels": {**LABELS, "app.kubernetes.io/component": "scheduler"}},
-        "spec": {
-            "serviceAccountName": "prunefleet-scheduler",
-            "automountServiceAccountToken": True,
-            "restartPolicy": "Never",
-            "securityContext": POD_SECURITY,
-            "containers": [body],
-            "volumes": [{"name": "scheduler", "configMap": {"name": "prunefleet-scheduler"}}],
-        },
+        "spec": made,
     }
     return {
         "apiVersion": "batch/v1",
@@ -355,9 +359,8 @@ def cron_job(value: Value) -> dict[str, Any]:
         "metadata": meta("prunefleet-nightly", value),
         "spec": {
             "schedule": value("schedule"),
-            "timeZone": value("timeZone"),
             "concurrencyPolicy": "Forbid",
-            "startingDeadlineSeconds": 3600,
+            "startingDeadlineSeconds": 600,
             "successfulJobsHistoryLimit": 3,
             "failedJobsHistoryLimit": 3,
             "jobTemplate": {"spec": {"backoffLimit": 2, "template": template}},
@@ -367,7 +370,7 @@ def cron_job(value: Value) -> dict[str, Any]:
 
 def scheduler_files(value: Value) -> dict[str, Any]:
     """The ConfigMap that the CronJob reads: the script, and the RayJob that it creates."""
-    job = ray_kind("RayJob", "prunefleet-night", ray_job_spec(value), value)
+    job = ray_kind("RayJob", "prunefleet-night", ray_job_spec(value), value, **NIGHTS)
     script = (HERE / "create_rayjob.py").read_text()
     return {
         "apiVersion": "v1",
@@ -393,7 +396,7 @@ def overlays(value: Value) -> dict[str, dict[str, dict[str, Any]]]:
     """Overlay -> file name -> manifest beside the base's."""
     spec = ray_job_spec(value)
     queued = {**spec, "suspend": True}
-    cron = {"schedule": value("schedule"), "timeZone": value("timeZone"), "jobTemplate": spec}
+    cron = {**RAY_CRON, "jobTemplate": spec}
     return {
         "cluster": {"raycluster": ray_kind("RayCluster", "prunefleet", ray_cluster(value), value)},
         "run": {"rayjob": ray_kind("RayJob", "prunefleet-run", spec, value)},

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from orchestrator.execution import RunSummary
     from orchestrator.nights.nightly import Answer
     from orchestrator.schedule.window import StopAt
+    from orchestrator.spec import Fleet
+    from orchestrator.specs.nights import ScheduleSpec
 
 RETRY_SECONDS = 900.0  # a resident's, where a night could not be run; a registry may be away for a while
+EXIT_DUE = 6
 PAGES = {".html": "report.html", ".md": "report.md", ".json": "report.json"}
 
 
@@ -47,6 +50,9 @@ def nightly(
     ] = None,
     metrics_port: MetricsPort = None,
     metrics_open: MetricsOpen = False,
+    only_due: Annotated[
+        bool, typer.Option("--due", help="Only say whether a slot is due: exit with 6 if one is, else 0.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the fleet's night once per slot of its schedule, whoever calls this however often; write the morning report.
@@ -54,6 +60,8 @@ def nightly(
     Call it as often as you like, from cron, a systemd timer or Kubernetes, on one machine or several: it does something only
     if a slot has begun whose night is not over. Exit codes are those of `run`; 0 if there is nothing to do.
     """
+    if only_due:
+        raise typer.Exit(_say_whether_due(fleet, as_json=as_json))
     code = 0
     way = _Way(
         address=address, backend=backend, cache=cache, metrics_port=metrics_port, metrics_open=metrics_open
@@ -112,6 +120,30 @@ class _Way:
     metrics_open: bool
 
 
+def _say_whether_due(path: Path, *, as_json: bool) -> int:
+    """Asks the store alone. The exit code."""
+    from orchestrator.nights.looking import has_work, look
+    from orchestrator.stores.opening import open_store
+    from orchestrator.survey import read_fleet
+
+    spec, _ = read_fleet(path)
+    store, at = open_store(spec.store), time.time()
+    decision = look(store, spec.name, _schedule_of(path, spec), at)
+    is_due, reason = has_work(store, spec.name, decision, at)
+    if as_json:
+        slot = decision.slot.name if decision.slot else None
+        print_json({"slot": slot, "duty": decision.duty.value, "due": is_due, "reason": reason})
+    else:
+        say(reason)
+    return EXIT_DUE if is_due else 0
+
+
+def _schedule_of(path: Path, spec: Fleet) -> ScheduleSpec:
+    if spec.schedule is None:
+        raise UsageError(f'{path}: there is no schedule; add one such as schedule: {{at: "01:00"}}')
+    return spec.schedule
+
+
 def _once(
     path: Path, signals: Signals, trigger: str, way: _Way, *, as_json: bool, resident: bool
 ) -> tuple[int, bool]:
@@ -145,12 +177,10 @@ def _once(
 
     try:
         opened = open_fleet(path)
-        if opened.spec.schedule is None:
-            raise UsageError(f'{path}: there is no schedule; add one such as schedule: {{at: "01:00"}}')
         watch = Watch(
             store=opened.store,
             fleet=opened.spec.name,
-            schedule=opened.spec.schedule,
+            schedule=_schedule_of(path, opened.spec),
             notify=opened.spec.notify,
             pools=pools_of(opened.spec),
             clock=SystemClock(),

@@ -20,7 +20,8 @@ from orchestrator.domain import Pool
 from orchestrator.errors import Damaged, NotSupported, PrunefleetError
 from orchestrator.leases import Held, acquire, holder
 from orchestrator.nights import heartbeat, nightrecords, notify
-from orchestrator.nights.due import Due, Duty, due
+from orchestrator.nights.due import Due, Duty
+from orchestrator.nights.looking import lease_name, look
 from orchestrator.nights.notify import Message
 from orchestrator.ports import Clock, ObjectStore
 from orchestrator.reports.data import ReportData
@@ -110,14 +111,7 @@ def nightly(watch: Watch, carry_out: CarryOut, signals: Signals) -> Answer:
 
 
 def _look(watch: Watch) -> Due:
-    closed = nightrecords.closed_slots(watch.store, watch.fleet)
-    at = watch.clock.now()
-    decision = due(watch.schedule, at, closed)
-    if decision.duty is not Duty.RUN or decision.slot is None:
-        return decision
-    return due(
-        watch.schedule, at, closed, nightrecords.tries_of(watch.store, watch.fleet, decision.slot.name)
-    )
+    return look(watch.store, watch.fleet, watch.schedule, watch.clock.now())
 
 
 @dataclass(slots=True)
@@ -132,7 +126,7 @@ class _Lease:
 @contextmanager
 def _leased(watch: Watch, signals: Signals) -> Any:
     """The lease of the fleet's nights while it is ours; None if another holds it and is alive."""
-    name = f"nightly-{watch.fleet}"
+    name = lease_name(watch.fleet)
     try:
         held = _acquired(watch, name, signals)
     except NotSupported as error:

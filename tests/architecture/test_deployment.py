@@ -217,7 +217,11 @@ def test_every_command_that_is_deployed_is_one_that_there_is():
     for manifest in RENDERED["run"]:
         for pod in pods_of(manifest):
             called |= {(" ".join(c["args"]), KUBERNETES) for c in pod["containers"] if "args" in c}
-    assert len(called) >= 5
+    for overlay in RENDERED.values():
+        for pod in (pod for manifest in overlay for pod in pods_of(manifest)):
+            for command in (c["command"] for c in pod["containers"] if "prunefleet" in c.get("command", [])):
+                called.add((" ".join(command[command.index("prunefleet") + 1 :]), KUBERNETES))
+    assert len(called) >= 6
     for line, path in sorted(called, key=str):
         name, *arguments = line.split()
         assert name in known, f"{path}: there is no command {name}"

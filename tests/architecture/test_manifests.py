@@ -97,13 +97,13 @@ def test_ray_jobs_keep_the_operators_own_rules():
 
 def test_a_night_of_kubernetes_is_not_started_twice_nor_made_up_for_many_times():
     (cron,) = [m["spec"] for m in RENDERED["nightly"] if m["kind"] == "CronJob"]
-    assert (cron["concurrencyPolicy"], cron["startingDeadlineSeconds"]) == ("Forbid", 3600)
+    assert (cron["concurrencyPolicy"], cron["startingDeadlineSeconds"]) == ("Forbid", 600)
 
 
-def test_the_scheduler_may_create_ray_jobs_and_nothing_else():
+def test_the_scheduler_may_create_see_and_clear_away_ray_jobs_and_nothing_else():
     (role,) = [m for m in RENDERED["nightly"] if m["kind"] == "Role"]
     assert role["rules"] == [
-        {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get", "list"]}
+        {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "list", "delete"]}
     ]
 
 
@@ -152,7 +152,7 @@ def test_the_chart_with_its_defaults_is_the_nightly_overlay_without_its_namespac
 
 
 OTHERS = [
-    {"image": "registry.example:5000/team/prunefleet@sha256:" + "a" * 64, "namespace": "ml", "timeZone": "America/Argentina/Buenos_Aires"},
+    {"image": "registry.example:5000/team/prunefleet@sha256:" + "a" * 64, "namespace": "ml"},
     {"schedule": "*/30 22-23,0-5 * * 1-5", "nightSeconds": 999_999, "monitoringNamespace": "prom", "operatorNamespace": "ray"},
     {"workers": {"replicas": 64, "cpu": "500m", "memory": "1.5Ti"}, "head": {"cpu": "1500m", "memory": "512Mi"}, "exporter": {"port": 19464}},
     {"fleetConfigMap": "other.fleet", "credentialsSecret": "other.credentials", "workers": {"replicas": 1, "cpu": 0.5, "memory": "17179869184"}},

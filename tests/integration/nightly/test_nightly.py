@@ -15,6 +15,7 @@ from orchestrator.controller import Signals
 from orchestrator.errors import Unreachable
 from orchestrator.nights import nightrecords
 from orchestrator.nights.due import Duty
+from orchestrator.nights.looking import has_work, look
 from orchestrator.nights.nightly import EXIT_FAILED, EXIT_INTERRUPTED, nightly
 from orchestrator.reports.morning import Kind
 from orchestrator.simulation.store import Flaw, MemoryStore
@@ -251,3 +252,21 @@ def test_simulated_months_of_nights_with_lost_doubled_and_late_triggers(seed):
     everything = [slot.name for slot in between(schedule, begin, begin + 28 * DAY)]
     inner = [name for name in everything if closed[0] <= name <= closed[-1]]
     assert sorted([*missed, *closed]) == inner
+
+
+def test_a_cluster_is_wanted_for_a_slot_that_is_due_until_somebody_works_on_it_or_has(store):
+    schedule = watch(store).schedule
+
+    def wanted(at):
+        return has_work(store, "demo", look(store, "demo", schedule, at), at)[0]
+
+    assert wanted(ONE)
+    assert wanted(ONE - 60), "the slot is about to begin"
+    held = leases.acquire(store, "nightly-demo", "somebody", ONE, 150.0)
+    assert not wanted(ONE + 100)
+    assert wanted(ONE + 200), "whoever had the lease is dead"
+    leases.release(store, held)
+    assert wanted(ONE + 100)
+    assert not wanted(ONE + 6 * 3600), "the window is over"
+    nightly(watch(store), lambda *_: Ended(), Signals())
+    assert not wanted(ONE + 300)

@@ -17,11 +17,14 @@ def test_the_commands_run_a_night_and_show_its_morning(tmp_path, make_small_flee
     fleet = make_small_fleet(models=0, text=half_of_the_zoo(more=['schedule: {at: "00:00"}']))
     (tmp_path / "zoo").mkdir()
     nightly = ("nightly", "fleet.yaml", "--backend", "local", "--json")
+    is_due = ("nightly", "fleet.yaml", "--due", "--json")
+    assert json.loads(prunefleet(*is_due, check=6).stdout)["duty"] == "run"
     assert "no night yet" in prunefleet("morning", "fleet.yaml", check=2).stderr
     value = json.loads(prunefleet(*nightly, "--trigger", "cron", check=4).stdout)
     assert value["duty"] == "run"
     assert value["morning"]["night"]["trigger"] == "cron"
     assert json.loads(prunefleet(*nightly, check=0).stdout)["duty"] == "done"
+    assert json.loads(prunefleet(*is_due, check=0).stdout)["due"] is False
     assert "First night: 1 newly impossible." in prunefleet("morning", "fleet.yaml", check=0).stdout
     prunefleet("morning", "fleet.yaml", "--to", "m.html", check=0)
     assert "First night" in (tmp_path / "m.html").read_text()
@@ -29,6 +32,7 @@ def test_the_commands_run_a_night_and_show_its_morning(tmp_path, make_small_flee
     prunefleet("morning", "fleet.yaml", "1999-01-01T0100", check=69)
     fleet.write_text(fleet.read_text().split("schedule:")[0])
     assert "no schedule" in prunefleet("nightly", "fleet.yaml", check=2).stderr
+    assert "no schedule" in prunefleet(*is_due, check=2).stderr
 
 
 def test_a_resident_runs_a_night_waits_for_the_next_and_ends_when_told_to(tmp_path, make_small_fleet):

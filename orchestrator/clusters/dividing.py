@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,9 @@ from orchestrator.domain import Plan, TaskName, Unit
 from orchestrator.schedule.forecast import Forecast, Outlook
 
 PIECES = 8  # of a model whose sensitivity analysis has so many units or more
-FINE_CHAINS = 500  # with so few, each unit of a sensitivity analysis is a block of its own
+FINE_CHAINS = (
+    500  # with so few, what a recipe does to a model is a block, and what several recipes share of it another
+)
 SWAPS = 200  # blocks among which pairs are looked for; among more, prices and moves come close enough
 STEPS = 100  # improvements of one division at most
 PRICINGS = 50
@@ -18,7 +21,7 @@ PRICINGS = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Units that one cluster takes as a whole: those of a model, or a piece of a large one."""
+    """Units that one cluster takes as a whole: those of a model, or a piece of a large one, or of one recipe for it."""
 
     id: str
     units: tuple[str, ...]
@@ -27,26 +30,17 @@ class Block:
     """By cluster that all of them fit: what they take of all its slots. Empty if they fit none together."""
 
 
-def block_of(unit: Unit, *, is_fine: bool) -> str:
-    """The block's name; nearly nothing but the unit counts, so that all controllers cut alike."""
-    if unit.task is TaskName.SENSITIVITY and is_fine:
-        return unit.key
-    if unit.task is TaskName.SENSITIVITY and unit.parts >= PIECES:
-        return f"{unit.model.digest}-{unit.part * PIECES // unit.parts}"
-    return unit.model.digest
-
-
 def cut(plan: Plan, forecast: Forecast, pools: Mapping[str, Collection[str]]) -> tuple[Block, ...]:
     """The plan's units to do as blocks, in the plan's order; `pools` are those of each cluster.
 
-    Where no cluster has the memory for all of a block, its units are blocks of their own kind: those that fit the same
-    clusters are together.
+    What is done already counts for nothing, so that all controllers cut alike. Where no cluster has the memory for all of a
+    block, its units are blocks of their own kind: those that fit the same clusters are together.
     """
     speeds = _Speeds(forecast, pools)
     members: dict[str, list[str]] = {}
-    is_fine = len(plan.chains) <= FINE_CHAINS
+    names = _fine(plan) if len(plan.chains) <= FINE_CHAINS else {}
     for key in plan.todo:
-        members.setdefault(block_of(plan.units[key], is_fine=is_fine), []).append(key)
+        members.setdefault(names.get(key) or _coarse(plan.units[key]), []).append(key)
     blocks: list[Block] = []
     for name, keys in members.items():
         whole = _block(name, keys, plan, speeds)
@@ -61,6 +55,22 @@ def cut(plan: Plan, forecast: Forecast, pools: Mapping[str, Collection[str]]) ->
             for kind, some in kinds.items()
         ]
     return tuple(blocks)
+
+
+def _fine(plan: Plan) -> dict[str, str]:
+    """Unit -> its block: sensitivities and what several chains share are blocks of their own, the rest of a chain is one."""
+    chains = Counter(key for chain in plan.chains for key in chain.units)
+    return {
+        key: key if chains[key] > 1 or plan.units[key].task is TaskName.SENSITIVITY else chain.prune or key
+        for chain in plan.chains
+        for key in chain.units
+    }
+
+
+def _coarse(unit: Unit) -> str:
+    if unit.task is TaskName.SENSITIVITY and unit.parts >= PIECES:
+        return f"{unit.model.digest}-{unit.part * PIECES // unit.parts}"
+    return unit.model.digest
 
 
 def divide(blocks: Sequence[Block], loads: Mapping[str, float]) -> dict[str, tuple[Block, ...]]:

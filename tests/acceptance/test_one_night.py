@@ -15,13 +15,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 COMMAND = Path(sys.executable).parent / "prunefleet"
+CANARY = "canary-4711"
 
 
 @pytest.fixture(scope="module")
 def night(make_home):
     """A home in which one night has passed, as a user has it: in a process of its own; and its summary."""
     home = make_home()
+    home.environment["AWS_SECRET_ACCESS_KEY"] = CANARY
     done = home.cli("run", "fleet.yaml", "--backend", "local", "--json", check=3)
+    home.environment.clear()
     return home, json.loads(done.stdout)
 
 
@@ -67,13 +70,13 @@ def test_what_passed_is_published_under_its_alias_and_what_did_not_is_not(night)
 
 
 def test_what_a_gate_cannot_tell_is_held_until_the_recipe_says_to_publish_it(make_home):
-    home = make_home()
+    home = make_home(models={"lm/1": "llama"})
     text = home.fleet.read_text().replace(
         "max_slice_drop: 9.0, min_samples: 2", "max_slice_drop: 9.0, min_samples: 1000"
     )
     home.fleet.write_text(text)
     first = home.run(check=3)
-    assert first["verdicts"] == {"block": 1, "inconclusive": 1, "pass": 1}
+    assert first["verdicts"] == {"block": 1, "inconclusive": 1}
     assert first["published"] == []
     assert not list((home.root / "published").rglob("*lm-half*"))
     home.fleet.write_text(text.replace("min_samples: 1000", "min_samples: 1000, inconclusive: publish"))
@@ -292,10 +295,9 @@ def test_outside_its_window_a_run_starts_nothing_and_ends_well(make_home):
     assert home.run("--window", f"{begin:%H:%M}-{end:%H:%M} UTC", check=3)["carried_over"] == 0
 
 
-def test_the_environment_of_the_shell_is_not_in_the_store(make_home):
-    home = make_home(models={"mlp/1": "mlp"})
-    home.environment["AWS_SECRET_ACCESS_KEY"] = "canary-4711"
-    home.run(check=4)
+def test_the_environment_of_the_shell_is_not_in_the_store(night):
+    home, _ = night
+    assert home.results()
     for path in home.store.rglob("*"):
         if path.is_file():
-            assert b"canary-4711" not in path.read_bytes()
+            assert CANARY.encode() not in path.read_bytes()

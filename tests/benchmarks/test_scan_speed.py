@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import time
 
+import pytest
+
 from orchestrator.registries.directory import DirectoryRegistry
 from orchestrator.registries.memory import dump_memory, load_memory
+
+pytestmark = pytest.mark.benchmark
 
 AT = 4e9
 VERSIONS = 10_000

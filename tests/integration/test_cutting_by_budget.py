@@ -192,6 +192,17 @@ def test_experts_and_their_width_go_together(cut, tmp_path):
         cut({"experts": 0.5}, "MixtralForCausalLM", mixture, budget={"flops": 0.6})
 
 
+@pytest.mark.parametrize("what", ["parameters", "flops"])
+def test_channels_of_a_convolutional_network_are_counted_as_they_are_written(cut, tmp_path, what):
+    model = "ResNetForImageClassification"
+    product, out = cut({"channels": 0.75}, model, None, budget={what: 0.5})
+    dense = count(what, tmp_path / model)
+    assert count(what, out) <= 0.5 * dense
+    assert not kinds(product) & {"budget_missed"}
+    _, wider = cut({"channels": 0.75}, model, None, budget={what: (count(what, out) + 0.5) / dense})
+    assert count(what, wider) == count(what, out), "the same model meets the budget of what it has"
+
+
 @pytest.mark.parametrize(
     ("params", "why"),
     [

@@ -19,15 +19,15 @@ from orchestrator.simulation.scenes import ANALYSIS, POOLS, QUICK, WHOLE, random
 from orchestrator.simulation.weather import Fate, Loss, Script, Strike
 from orchestrator.simulator import failures_on_all_cores, main
 
-SEEDS = 500
-KNOWN = 150
+SEEDS = 300
+KNOWN = 100
 SOAK_SECONDS = float(os.environ.get("PRUNEFLEET_SOAK_SECONDS", "3000"))
 FIRST_SOAK_SEED = 1_000_000
 PER_ROUND = 2_000
 
 
 @pytest.mark.timeout(900)
-def test_five_hundred_nights_of_random_weather_hold():
+def test_hundreds_of_nights_of_random_weather_hold():
     """Those below `KNOWN` are played where their evils are counted; `make soak` plays thousands more."""
     assert failures_on_all_cores(range(KNOWN, SEEDS)) == {}
 
@@ -129,7 +129,7 @@ def test_a_controller_that_stands_still_for_ten_minutes_disturbs_nobody():
 NUMBERS = st.integers(0, 150)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     strikes=st.dictionaries(NUMBERS, st.sampled_from(Strike), max_size=12),
     fates=st.dictionaries(st.integers(0, 30), st.sampled_from(Fate), max_size=8),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.clusters import dividing
 from orchestrator.clusters.dividing import Block, cut, divide, makespan
 from orchestrator.errors import SpecError
 from orchestrator.schedule.costs import Costs
@@ -90,6 +91,24 @@ def test_every_unit_to_do_is_in_one_block_and_blocks_name_the_same_units_whateve
     before = {b.id: set(b.units) for b in blocks}
     for b in cut(later, forecast, pools):
         assert set(b.units) <= before[b.id]
+
+
+def test_of_few_chains_each_is_a_block_and_so_is_what_they_share(make_plan_parts):
+    plan, _, forecast, pools = make_plan_parts()
+    blocks = cut(plan, forecast, pools)
+    tasks = [sorted(plan.units[key].task.value for key in b.units) for b in blocks]
+    assert tasks.count(["evaluate", "judge", "prune"]) == len(plan.chains)
+    assert all(each in (["evaluate", "judge", "prune"], ["evaluate"], ["sensitivity"]) for each in tasks)
+    assert all(len({plan.units[key].model.id for key in b.units}) == 1 for b in blocks)
+
+
+def test_of_many_chains_each_model_is_a_block_and_large_analyses_are_pieces(make_plan_parts, monkeypatch):
+    monkeypatch.setattr(dividing, "FINE_CHAINS", 0)
+    plan, later, forecast, pools = make_plan_parts()
+    blocks = cut(plan, forecast, pools)
+    assert {b.id for b in blocks} >= {unit.model.digest for unit in plan.units.values()}
+    before = {b.id: set(b.units) for b in blocks}
+    assert all(set(b.units) <= before[b.id] for b in cut(later, forecast, pools))
 
 
 @pytest.fixture

@@ -48,13 +48,13 @@ def test_every_unit_of_a_bad_night_finishes_and_nothing_corrupt_is_believed(
     place: Place, proxy: FaultProxy, offer: Callable[[int], Offered]
 ) -> None:
     proxy.reset(replace(BAD_NIGHT, flip_answer=0.01, flip_request=0.01))
-    offered = offer(200)
-    assert run_units(place.store, offered) == {1: 200}, (
+    offered = offer(120)
+    assert run_units(place.store, offered) == {1: 120}, (
         "no unit is tried again, for the store itself persists"
     )
     counts = proxy.counts
     assert set(FAULTS) - {"error"} <= set(counts), "every fault came"
-    assert counts["requests"] <= 2 * 3 * 200
+    assert counts["requests"] <= 2 * 3 * 120
     check_stored(place.behind, offered)
 
 
@@ -90,8 +90,8 @@ def test_of_racers_whose_answers_are_lost_exactly_one_is_told_that_it_won(
         return bool(persist(lambda: place.store.put_if_absent(f"race/{key}", data))[0])
 
     with ThreadPoolExecutor(THREADS) as pool:
-        won = list(pool.map(race, range(4 * 60)))
-    for key in range(60):
+        won = list(pool.map(race, range(4 * 40)))
+    for key in range(40):
         answers = won[4 * key : 4 * key + 4]
         assert answers.count(True) == 1, f"key {key}: {answers}"
         stored = place.behind.get(f"race/{key}")
@@ -137,7 +137,7 @@ def test_a_listing_that_lies_hides_what_is_done_and_invents_nothing_that_is_want
     run_units(place.behind, done)
     proxy.reset(Rates(flip_answer=0.8, cut=0.2, only="GET .*list-type"))
     seen = Counter[str]()
-    for _ in range(40):
+    for _ in range(25):
         try:
             found = {
                 stat.key.rpartition("/")[2].removesuffix(".arrow") for stat in place.store.list("results/")
@@ -175,8 +175,8 @@ def test_tables_folded_through_a_bad_network_are_exact(
     monkeypatch: pytest.MonkeyPatch,
     night: str,
 ) -> None:
-    monkeypatch.setattr(folding, "BATCH_UNITS", 6)
-    offered = offer(16)
+    monkeypatch.setattr(folding, "BATCH_UNITS", 4)
+    offered = offer(8)
     for store in (place.behind, local_store):
         for key, (task, data) in offered.items():
             results.commit(store, task, key, data)

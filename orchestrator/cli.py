@@ -299,6 +299,8 @@ def _show_summary(seen: Survey, summary: RunSummary) -> None:
         talk.print(
             f"stopped: {plain(summary.stop_reason, 400)}", style="yellow", markup=False, highlight=False
         )
+    for notice in summary.notices:
+        talk.print(f"note: {plain(notice, 400)}", style="yellow", markup=False, highlight=False)
     if summary.verdicts:
         told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(summary.verdicts.items()))
         talk.print(f"verdicts: {told}", markup=False, highlight=False)
@@ -327,6 +329,7 @@ def _summary_json(seen: Survey, summary: RunSummary) -> dict[str, Any]:
         "published": [item.text for item in summary.published],
         "carried_over": summary.carried_over,
         "stop_reason": summary.stop_reason,
+        "notices": list(summary.notices),
         "report": f"{seen.store.url.rstrip('/')}/runs/{summary.run_id}/report.html",
     }
 

@@ -14,6 +14,7 @@ from orchestrator.clusters.sharing import Share
 from orchestrator.credentials import masked
 from orchestrator.domain import Failure, FailureClass, Plan, Pool, Shard, Unit, UnitStatus
 from orchestrator.errors import StoreError, Unreachable
+from orchestrator.outbox import Outbox
 from orchestrator.ports import Assignment, AttemptEnded, Backend, Clock, ObjectStore
 from orchestrator.schedule.costs import Costs
 from orchestrator.schedule.scheduling import (
@@ -86,10 +87,13 @@ class Controller:
     share: Share | None = None
     """This cluster's part, where several work on the plan."""
     journal: Journal = field(init=False)
+    outbox: Outbox = field(init=False)
+    """Records of failed attempts and of quarantine."""
 
     def __post_init__(self) -> None:
         name = f"{self.run_id}/{self.share.board.owner}" if self.share else self.run_id
         self.journal = Journal(self.store, name)
+        self.outbox = Outbox(self.store)
 
     def run(
         self,
@@ -113,6 +117,7 @@ class Controller:
     def close(self, progress: Progress) -> None:
         """Nothing is left to start, and nothing runs."""
         self.journal.close()
+        self.outbox.close()
         if self.share:
             with suppress(StoreError, Unreachable):  # the others find out by themselves, later
                 self.share.close(progress)
@@ -134,6 +139,7 @@ class Controller:
             for start in starts:
                 observe(progress, AttemptEnded(attempt_id=start.attempt_id, failure=failure), at)
         self.journal.tidy()
+        self.outbox.deliver()
         self._show(progress, capacity)
 
     def _write_down(self, starts: Sequence[Start], at: float) -> Failure | None:
@@ -145,7 +151,7 @@ class Controller:
         return None
 
     def take_in(self, progress: Progress, ended: Sequence[AttemptEnded]) -> None:
-        """Lets the scheduler see what ended, and records what failed."""
+        """Lets the scheduler see what ended, and records what failed, now or as soon as the store takes it."""
         for event in ended:
             at = self.clock.now()
             attempt = progress.running.get(event.attempt_id)
@@ -156,11 +162,13 @@ class Controller:
             self.journal.end(event.attempt_id)
             self._record(progress, event, attempt.shard)
             for key in list(progress.quarantine)[known:]:
-                quarantine.put(
-                    self.store, progress.plan.units[key], progress.quarantine[key], self.run_id, at
+                unit, failure = progress.plan.units[key], progress.quarantine[key]
+                self.outbox.put(
+                    quarantine.quarantine_key(key), quarantine.record(unit, failure, self.run_id, at)
                 )
             for watcher in self.watchers:
                 watcher.ended(event, attempt.shard, progress.plan, at)
+        self.outbox.deliver()
 
     def _show(self, progress: Progress, capacity: Mapping[str, int]) -> None:
         for watcher in self.watchers:
@@ -213,7 +221,7 @@ class Controller:
             rows += [self._row(event, shard, progress.plan.units[key], event.failure) for key in shard.units]
         if rows:
             key = f"runs/{self.run_id}/attempts/{event.attempt_id}.json"
-            self.store.put_if_absent(key, json.dumps(rows).encode())
+            self.outbox.put(key, json.dumps(rows).encode())
 
     def _row(self, event: AttemptEnded, shard: Shard, unit: Unit, failure: Failure) -> dict[str, Any]:
         return {

@@ -20,6 +20,7 @@ from orchestrator.datafiles import share_data
 from orchestrator.domain import FailureClass, Judgement, Plan, Pool, Shard, TaskName, Unit, UnitStatus
 from orchestrator.errors import NotPermitted, PrunefleetError, StoreError, Unreachable
 from orchestrator.lastword import last_word
+from orchestrator.outbox import Outbox
 from orchestrator.plandiff import chain_rows
 from orchestrator.ports import AttemptEnded, Connect
 from orchestrator.promotion.publication import Publications, Published, Unpublished, publish_passed
@@ -68,6 +69,8 @@ class RunSummary:
     told: ReportData
     """All that its report shows."""
     stop_reason: str = ""
+    notices: tuple[str, ...] = ()
+    """What a person should know of the run itself, beside its units."""
 
 
 @dataclass(slots=True)
@@ -82,6 +85,14 @@ class _Record:
     written_at: float = float("-inf")
     counts: Mapping[UnitState, int] = field(default_factory=Counter[UnitState])
     """Of the units, when the loop last went round."""
+    outbox: Outbox | None = None
+    """The loop's own, once there is one."""
+
+    @property
+    def notices(self) -> dict[str, str]:
+        """What is not as it should be with the run itself, by kind of finding."""
+        told = {"refused_records": self.outbox.notice if self.outbox else ""}
+        return {kind: notice for kind, notice in told.items() if notice}
 
     def begun(self, start: Start, at: float) -> None:
         """An attempt starts."""
@@ -106,6 +117,7 @@ class _Record:
                 name: {"running": progress.used_slots[name], "slots": slots}
                 for name, slots in capacity.items()
             },
+            "notices": list(self.notices.values()),
         }
         with suppress(*STORE_ERRORS):  # the next one tells the same, and no work hangs on it
             write_status(self.survey, self.run_id, "running", self.started_at, at, progress.counts, more)
@@ -138,11 +150,7 @@ def execute(
     before = runs.closing(survey.store, run_id)
     _open_run(survey, run_id, started_at)
     with _told_if_it_dies(record, share):
-        progress = (
-            _work(survey, connect, options, signals, (record, *watchers), run_id, share)
-            if survey.plan.todo
-            else None
-        )
+        progress = _work(record, connect, options, signals, watchers, share) if survey.plan.todo else None
         if progress is not None:
             with suppress(*STORE_ERRORS):  # experience, which can be gathered anew
                 write_costs(survey.store, read_costs(survey.store).learnt(record.measured))
@@ -157,15 +165,15 @@ def execute(
 
 
 def _work(
-    survey: Survey,
+    record: _Record,
     connect: Connect,
     options: RunOptions,
     signals: Signals,
     watchers: Sequence[Watcher],
-    run_id: str,
     share: Share | None,
 ) -> Progress:
     """Shares the data, connects, and goes round the loop until nothing is left to start."""
+    survey, run_id = record.survey, record.run_id
     share_data(survey.store, [unit.step.data for unit in _units_to_do(survey.plan) if unit.step.data])
     reach = share.pools[share.cluster] if share else survey.pools
     backend = connect({name: survey.pools[name] for name in reach}, run_shard)
@@ -176,12 +184,13 @@ def _work(
             backend=backend,
             clock=SystemClock(),
             payload=lambda start: _order(survey, run_id, start, options),
-            watchers=watchers,
+            watchers=(record, *watchers),
             signals=signals,
             stop=options.stop,
             max_failures=options.max_failures,
             share=share,
         )
+        record.outbox = controller.outbox
         return controller.run(
             survey.plan, survey.pools, survey.costs, survey.placement.misfits, survey.suspects
         )
@@ -202,6 +211,7 @@ def _told_if_it_dies(record: _Record, share: Share | None) -> Iterator[None]:
                 "exit_code": exit_code,
                 "stop_reason": masked(f"{type(error).__name__}: {error}"),
                 "finished_at": time.time(),
+                "notices": list(record.notices.values()),
             }
             with suppress(*STORE_ERRORS):
                 write_status(
@@ -347,11 +357,12 @@ def _close_run(
         "finished_at": at,
         "verdicts": dict(verdicts),
         "findings": dict(record.findings),
+        "notices": list(record.notices.values()),
         "published": len(published),
         "unpublished": {one.subject: masked(str(one.error)) for one in unpublished},
     }
     write_status(survey, record.run_id, "ended", record.started_at, at, counts, more)
-    told = write_report(survey, record.run_id, closed, progress)
+    told = write_report(survey, record.run_id, closed, progress, record.notices)
     return _summary(
         record,
         counts,
@@ -398,6 +409,7 @@ def _summary(
         carried_over=counts.get(UnitState.WAITING, 0) + counts.get(UnitState.READY, 0),
         told=told,
         stop_reason=reason,
+        notices=tuple(record.notices.values()),
     )
 
 

@@ -125,6 +125,8 @@ class RunOutput(Output):
     published: list[str]
     carried_over: int
     stop_reason: str
+    notices: list[str]
+    """What a person should know of the run itself, beside its units."""
     report: str
     """Where it is."""
 
@@ -167,6 +169,8 @@ class StatusOutput(Output):
     published: int | None = None
     unpublished: dict[str, str] | None = None
     """What could not be published, and why; the next run tries again."""
+    notices: list[str] | None = None
+    """What a person should know of the run itself, such as records that the store refused."""
     clusters: dict[str, dict[str, Any]] | None = None
     """What each cluster said last, and `age_seconds`; only where clusters share the run."""
 

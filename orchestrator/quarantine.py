@@ -18,9 +18,9 @@ def quarantine_key(unit_key: str) -> str:
     return f"{PREFIX}{unit_key}.json"
 
 
-def put(store: ObjectStore, unit: Unit, failure: Failure, run_id: str, at: float) -> None:
-    """Records that a unit is at fault; the first reason stays."""
-    record = {
+def record(unit: Unit, failure: Failure, run_id: str, at: float) -> bytes:
+    """What stands at a unit's quarantine: that it is at fault, and why; the first reason stays."""
+    told = {
         "unit_key": unit.key,
         "task": unit.task.value,
         "model": unit.model.id,
@@ -30,7 +30,7 @@ def put(store: ObjectStore, unit: Unit, failure: Failure, run_id: str, at: float
         "run_id": run_id,
         "at": at,
     }
-    store.put_if_absent(quarantine_key(unit.key), json.dumps(record).encode())
+    return json.dumps(told).encode()
 
 
 def read(store: ObjectStore) -> dict[str, str]:

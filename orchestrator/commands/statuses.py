@@ -47,6 +47,7 @@ def status(
     else:
         _show(found)
         if run_id:
+            _show_notices(found[0])
             clusters.show_clusters(opened, run_id)
 
 
@@ -120,3 +121,10 @@ def _show(found: Sequence[Mapping[str, Any]]) -> None:
         )  # fmt: skip
         table.add_row(*(escape(str(cell)) for cell in cells))
     out.print(table)
+
+
+def _show_notices(status: Mapping[str, Any]) -> None:
+    from orchestrator.wording import plain
+
+    for notice in status.get("notices", ()):
+        say(f"note: {plain(str(notice), 400)}", style="yellow")

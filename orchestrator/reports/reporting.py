@@ -61,9 +61,13 @@ def write_report(
     run_id: str,
     closed: Mapping[str, Any],
     progress: Progress | None,
+    notices: Mapping[str, str],
 ) -> ReportData:
-    """Writes runs/<run>/report.html and report.md, and the figures that the next run is compared with; what they show."""
-    data = gather(survey, run_id, closed, progress)
+    """Writes runs/<run>/report.html and report.md, and the figures that the next run is compared with; what they show.
+
+    `notices` are findings of the run itself: their kinds, and what they say.
+    """
+    data = gather(survey, run_id, closed, progress, notices)
     lastrun.keep(survey.store, run_id, lastrun.FIGURES, survey.plan.fleet, figures_of(cases_of(data)))
     survey.store.put(f"runs/{run_id}/report.html", render_html(data).encode())
     survey.store.put(f"runs/{run_id}/report.md", render_markdown(data).encode())
@@ -75,6 +79,7 @@ def gather(
     run_id: str,
     closed: Mapping[str, Any],
     progress: Progress | None,
+    notices: Mapping[str, str],
 ) -> ReportData:
     """Everything the report shows, from the store and the run's last state."""
     plan = survey.plan
@@ -85,6 +90,7 @@ def gather(
     )
     strange = read_records(survey.store, "findings").table.to_pylist()
     compared_with, before, problem = _before(survey, run_id)
+    own = [_finding(kind, f"run {run_id}", message) for kind, message in notices.items()]
     return ReportData(
         run={
             **closed,
@@ -101,7 +107,12 @@ def gather(
         latencies=rows["latencies"],
         verdicts=rows["verdicts"],
         exemplars=rows["exemplars"],
-        findings=[*rows["findings"], *(row for row in strange if row["unit_key"] in plan.units), *problem],
+        findings=[
+            *rows["findings"],
+            *(row for row in strange if row["unit_key"] in plan.units),
+            *problem,
+            *own,
+        ],
         units=[row for row in rows["units"] if row["run_id"] == run_id],
         failures=_failures(plan, progress),
         impossible=[
@@ -120,8 +131,11 @@ def _before(survey: Survey, run_id: str) -> tuple[str, list[Row], list[Row]]:
         run, figures = lastrun.last(survey.store, lastrun.FIGURES, COLUMNS, survey.plan.fleet, before=run_id)
         return run, [*figures], []
     except Damaged as error:
-        told = {"kind": "no_comparison", "subject": "the last run", "message": str(error), "unit_key": ""}
-        return "", [], [told]
+        return "", [], [_finding("no_comparison", "the last run", str(error))]
+
+
+def _finding(kind: str, subject: str, message: str) -> Row:
+    return {"kind": kind, "subject": subject, "message": message, "unit_key": ""}
 
 
 def _chain_row(survey: Survey, chain: Chain, done: set[str], verdict: str, progress: Progress | None) -> Row:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from cases.backends import Wrong
 from cases.commands import typed
 from cases.fleets import half_of_the_zoo
 
@@ -87,6 +89,20 @@ def test_what_no_work_hangs_on_ends_no_run(seen, carry_out, refuse, method, part
     refuse(method, part, error)
     summary = carry_out()
     assert (summary.outcome, summary.counts["done"]) == ("done", len(seen.plan.todo))
+
+
+@pytest.mark.parametrize("part", ["/attempts/", "quarantine/"])
+def test_records_that_the_store_refuses_end_no_run_and_are_told(seen, carry_out, refuse, part):
+    refuse("put_if_absent", part, NotPermitted("not you"))
+    summary = carry_out(lambda *_: Wrong())
+    assert (summary.outcome, summary.exit_code) == ("incomplete", 4)
+    (notice,) = summary.notices
+    assert "not you" in notice
+    assert "are not in the store" in notice
+    assert runs.read_status(seen.store, RUN)["notices"] == [notice]
+    assert notice in runs.read_report(seen.store, RUN, "report.html").decode()
+    shown = typed(Path(seen.fleet.store.url), "status", RUN, "--store", seen.fleet.store.url)
+    assert "not you" in " ".join((shown.stdout + shown.stderr).split())
 
 
 def test_a_status_that_cannot_be_written_meanwhile_ends_no_run(seen, carry_out, monkeypatch):

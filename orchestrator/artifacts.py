@@ -98,13 +98,15 @@ def download_artifact(store: ObjectStore, digest: str, into: Path) -> None:
 _AGAIN = f"delete it and the {LISTING} beside it, and the result of the unit that made it: the next run makes it again."
 
 
-def differences(directory: Path, files: Mapping[str, ArtifactFile]) -> list[str]:
-    """How a directory differs from an artifact, one line a file; empty if it is exactly that."""
+def differences(
+    directory: Path, files: Mapping[str, ArtifactFile], beside: frozenset[str] = frozenset()
+) -> list[str]:
+    """How a directory differs from an artifact, one line a file; empty if it is exactly that, seals and `beside` apart."""
     try:
         there = set(regular_files(directory))
     except BadInput as error:
         return [str(error)]
-    lines = [f"{shown(path)} does not belong there" for path in sorted(there - files.keys() - SEALS)]
+    lines = [f"{shown(path)} does not belong there" for path in sorted(there - files.keys() - SEALS - beside)]
     lines += [f"{shown(path)} is missing" for path in sorted(files.keys() - there)]
     for path in sorted(there & files.keys()):
         if (found := _described(directory / path)) != files[path]:

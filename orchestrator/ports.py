@@ -87,10 +87,17 @@ class Shelf(Protocol):
     def find(self, label: str) -> str | None:
         """The version that was published under this label, or None. Errors: RegistryError."""
 
-    def place(self, label: str, fill: Callable[[Path], None], lineage: Mapping[str, str]) -> str:
+    def place(
+        self,
+        label: str,
+        fill: Callable[[Path], None],
+        lineage: Mapping[str, str],
+        seal: Callable[[Path], None] | None = None,
+    ) -> str:
         """Makes a version, whole or not at all, of what `fill(empty directory)` writes; the name it has in the registry.
 
-        `lineage` says what it was made from; a registry that has tags shows it there. Errors: RegistryError, NotPermitted.
+        `lineage` says what it was made from; a registry that has tags shows it there. `seal` signs what then lies in that
+        directory, with all that the shelf itself `adds`: what is sealed is what users download. Errors: RegistryError, NotPermitted.
         """
 
     def has(self, version: str) -> bool:
@@ -112,6 +119,8 @@ class Outlet(Protocol):
     name: str
     locks: bool
     """Whether a shelf keeps everybody else away as long as it is open."""
+    adds: frozenset[str]
+    """Names of the files that a shelf puts beside those of a version."""
 
     @property
     def url(self) -> str:
@@ -128,7 +137,7 @@ class Outlet(Protocol):
         """Alias -> version of one model, without any lock; empty if there is no such model. Errors: RegistryError."""
 
     def opened(self, model: str, version: str) -> AbstractContextManager[Path]:
-        """A local directory with exactly the files of a version, as long as the block lasts.
+        """A local directory with exactly the files of a version and what its shelf added, as long as the block lasts.
 
         Errors: NoSuchVersion, RegistryError, Unreachable.
         """

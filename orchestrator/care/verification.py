@@ -252,7 +252,7 @@ def _published_problem(
         return f"it cannot be compared: {error}"
     try:
         with outlet.opened(model, version) as directory:
-            lines = differences(directory, files)
+            lines = differences(directory, files, outlet.adds)
             if key is not None and not lines:
                 seal = problem_of_seal(directory, key, {path: file.sha256 for path, file in files.items()})
                 lines = [seal] if seal else []

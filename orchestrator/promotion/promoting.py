@@ -203,7 +203,7 @@ def check_bytes(office: Office, model: str, version: str, artifact_digest: str) 
     """Errors: Damaged, if the version in the registry is not that artifact, byte by byte; NoSuchVersion."""
     files = artifact_files(office.store, artifact_digest)
     with office.outlet.opened(model, version) as directory:
-        lines = differences(directory, files)
+        lines = differences(directory, files, office.outlet.adds)
     if lines:
         raise Damaged(
             f"{model}@{version} in {office.outlet.url} is not the artifact {artifact_digest}: {'; '.join(lines[:5])}"

@@ -84,7 +84,7 @@ def publish(
 ) -> Publication:
     """Makes an artifact a version of its model in the registry; nothing happens if it is one already.
 
-    `seal` adds to a directory what is to stand beside the artifact's files: provenance and signature.
+    `seal` adds to a directory what is to stand beside the artifact's files and what the registry adds: provenance and signature.
 
     Errors: Damaged, if the artifact or the version that is there is not what it should be; RegistryError; NotFound.
     """
@@ -105,15 +105,13 @@ def publish(
 
     def fill(into: Path) -> None:
         download_artifact(store, artifact_digest, into)
-        if seal:
-            seal(into)
 
     with outlet.shelf(model.name, make=True) as shelf:
         there = shelf.find(label)
-        version = there or shelf.place(label, fill, lineage)
+        version = there or shelf.place(label, fill, lineage, seal)
         if there:
             with outlet.opened(model.name, there) as directory:
-                lines = differences(directory, files)
+                lines = differences(directory, files, outlet.adds)
             if lines:
                 raise Damaged(
                     f"{model.name}@{there} in {outlet.url} is not the artifact {artifact_digest}: "

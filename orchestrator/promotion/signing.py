@@ -85,6 +85,9 @@ def problem_of_seal(directory: Path, key: Path, files: Mapping[str, str]) -> str
     """Why a version's signature or provenance does not hold; empty if both do. `files` is what its artifact is: path -> SHA-256."""
     from model_signing import hashing, verifying
 
+    directory = (
+        directory.resolve()
+    )  # an open directory's path under /proc is a link, which the library refuses
     signature = directory / SIGNATURE
     if not signature.is_file():
         return f"it is not signed: {SIGNATURE} is missing, although {VERIFYING_KEY} is set"

@@ -33,9 +33,21 @@ class DirectoryShelf:
         """The version of that name: here, versions are called what they are labelled."""
         return label if has_version(self.directory, label) else None
 
-    def place(self, label: str, fill: Callable[[Path], None], lineage: Mapping[str, str]) -> str:
+    def place(
+        self,
+        label: str,
+        fill: Callable[[Path], None],
+        lineage: Mapping[str, str],
+        seal: Callable[[Path], None] | None = None,
+    ) -> str:
         """Renamed into its place when it is whole; its lineage is what `prunefleet.json` and the store say."""
-        place_version(self.directory, label, fill)
+
+        def make(into: Path) -> None:
+            fill(into)
+            if seal:
+                seal(into)
+
+        place_version(self.directory, label, make)
         return label
 
     def has(self, version: str) -> bool:
@@ -55,6 +67,7 @@ class DirectoryOutlet:
     """An Outlet in a directory of this machine or of a file system that it mounts."""
 
     locks = True
+    adds = frozenset[str]()
 
     def __init__(self, name: str, root: Path):
         self.name = name

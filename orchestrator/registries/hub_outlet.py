@@ -11,7 +11,7 @@ from orchestrator.durable import regular_files
 from orchestrator.errors import AliasMoved, NoSuchVersion, NotPermitted, RegistryError
 from orchestrator.names import problem_of_part, problem_of_path, shown
 from orchestrator.registries.hub import HubSource, is_commit
-from orchestrator.registries.modelcard import CARD, is_our_card, model_card
+from orchestrator.registries.modelcard import CARD, model_card
 from orchestrator.scratch import scratch_directory
 from orchestrator.specs.registries import HuggingFaceRegistrySpec
 
@@ -33,14 +33,21 @@ class HubShelf:
             raise RegistryError(f"{shown(label)!r} cannot be a version: {why}")
         return self._tags().get(label)
 
-    def place(self, label: str, fill: Callable[[Path], None], lineage: Mapping[str, str]) -> str:
+    def place(
+        self,
+        label: str,
+        fill: Callable[[Path], None],
+        lineage: Mapping[str, str],
+        seal: Callable[[Path], None] | None = None,
+    ) -> str:
         """Commits the files, a model card and the removal of what else is there, on the parent that was read; then tags it."""
         with scratch_directory() as aside:
             fill(aside)
-            paths = regular_files(aside)
-            if CARD not in paths:
+            if not (aside / CARD).exists():
                 (aside / CARD).write_text(model_card(label, lineage))
-            commit = self._commit(label, aside, [*paths, *([CARD] if CARD not in paths else [])])
+            if seal:
+                seal(aside)
+            commit = self._commit(label, aside, regular_files(aside))
         self._tag(label, commit)
         return commit
 
@@ -117,6 +124,7 @@ class HubOutlet:
     """An Outlet at a Hub. Errors: NotPermitted, for a cache: that is only read."""
 
     locks = False
+    adds = frozenset({CARD})
 
     def __init__(self, name: str, spec: HuggingFaceRegistrySpec):
         if spec.cache is not None:
@@ -154,7 +162,7 @@ class HubOutlet:
 
     @contextmanager
     def opened(self, model: str, version: str) -> Iterator[Path]:
-        """The commit's files, downloaded, without what the Hub and our card added."""
+        """The commit's files and their card, downloaded, without what the Hub itself adds to every repository."""
         offer = self._source.offer(self._repository(model), version)
         with scratch_directory() as aside:
             for path, file in self._source.files(offer).items():
@@ -164,8 +172,6 @@ class HubOutlet:
                     raise RegistryError(f"{shown(path)!r} cannot be a file of a version: {why}")
                 (aside / path).parent.mkdir(parents=True, exist_ok=True)
                 self._source.read(offer, path, file, aside / path)
-            if (aside / CARD).exists() and is_our_card((aside / CARD).read_bytes()):
-                (aside / CARD).unlink()
             yield aside
 
     def probe(self) -> str:

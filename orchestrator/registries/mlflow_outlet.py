@@ -51,11 +51,19 @@ class MlflowShelf:
         ]
         return str(min(numbers)) if numbers else None
 
-    def place(self, label: str, fill: Callable[[Path], None], lineage: Mapping[str, str]) -> str:
+    def place(
+        self,
+        label: str,
+        fill: Callable[[Path], None],
+        lineage: Mapping[str, str],
+        seal: Callable[[Path], None] | None = None,
+    ) -> str:
         """Uploads into a run of the experiment `prunefleet`; the version is made when all files are there."""
         _check_label(label)
         with scratch_directory() as aside:
             fill(aside)
+            if seal:
+                seal(aside)
             run, location = self._run(label, lineage)
             place = artifact_path(location, self.server.uri)
             for path in regular_files(aside):
@@ -115,6 +123,7 @@ class MlflowOutlet:
     """An Outlet at an MLflow server."""
 
     locks = False
+    adds = frozenset[str]()
 
     def __init__(self, name: str, spec: MlflowRegistrySpec):
         self.name = name

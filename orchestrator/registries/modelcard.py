@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 
 CARD = "README.md"
-_MARK = "<!-- written by prunefleet -->"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 MEASURED = "measured."
 """Lineage whose keys begin so are results."""
@@ -23,18 +22,13 @@ def model_card(label: str, lineage: Mapping[str, str]) -> str:
         key.removeprefix(MEASURED): value for key, value in lineage.items() if key.startswith(MEASURED)
     }
     made = {key: value for key, value in lineage.items() if not key.startswith(MEASURED)}
-    lines = [*head, "---", "", _MARK, "", f"# {_cell(label)}", "", "Compressed by prunefleet.", ""]
+    lines = [*head, "---", "", f"# {_cell(label)}", "", "Compressed by prunefleet.", ""]
     for title, rows in (("Measured", measured), ("Made from", made)):
         if rows:
             lines += [f"## {title}", "", "| what | value |", "|---|---|"]
             lines += [f"| {_cell(key)} | {_cell(value)} |" for key, value in rows.items()]
             lines.append("")
     return "\n".join(lines)
-
-
-def is_our_card(data: bytes) -> bool:
-    """Whether a card is one that `model_card` wrote."""
-    return _MARK.encode() in data[:4096]
 
 
 def _cell(text: str) -> str:

@@ -71,9 +71,9 @@ class S3Source:
         return offer.files or self.offer(offer.name, offer.version).files or {}
 
     def read(self, offer: Offer, path: str, file: RemoteFile, into: Path) -> None:
-        """Downloads one object. Errors: NoSuchVersion."""
+        """Downloads one object, never more than was listed. Errors: NoSuchVersion."""
         try:
-            self._store.download(f"{offer.place}/{path}", into)
+            self._store.download(f"{offer.place}/{path}", into, file.bytes)
         except NotFound as error:
             raise NoSuchVersion(f"{offer.place}/{path} is not in {self._store.url}") from error
 

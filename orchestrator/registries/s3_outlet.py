@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,21 +34,29 @@ class S3Shelf:
         """A version of that name whose list of files is there."""
         return label if self.store.stat(f"{self._place(label)}/{LISTING}") else None
 
-    def place(self, label: str, fill: Callable[[Path], None], lineage: Mapping[str, str]) -> str:
-        """Says that it has begun, puts the files, the config last of them, and then their list."""
+    def place(
+        self,
+        label: str,
+        fill: Callable[[Path], None],
+        lineage: Mapping[str, str],
+        seal: Callable[[Path], None] | None = None,
+    ) -> str:
+        """Says that it has begun, puts the files, the config last of them, and then the list of those that no seal made."""
         place = self._place(label)
         with scratch_directory() as aside, saying_what_failed():
             fill(aside)
-            paths = sorted(regular_files(aside), key=lambda path: (path == CONFIG, path))
-            self.store.put(f"{place}/{BEGUN}", json.dumps(dict(lineage)).encode())
-            for path in paths:
-                self.store.upload(aside / path, f"{place}/{path}")
             files = {
                 path: {"bytes": (aside / path).stat().st_size, "sha256": sha256_of(aside / path)}
-                for path in paths
+                for path in sorted(regular_files(aside))
             }
-            listing = {"files": files, "lineage": dict(lineage)}
-            self.store.put(f"{place}/{LISTING}", json.dumps(listing, indent=1).encode())
+            (aside / LISTING).write_text(json.dumps({"files": files, "lineage": dict(lineage)}, indent=1))
+            if seal:
+                seal(aside)
+            self.store.put(f"{place}/{BEGUN}", json.dumps(dict(lineage)).encode())
+            for path in sorted(
+                regular_files(aside), key=lambda path: (path == LISTING, path == CONFIG, path)
+            ):
+                self.store.upload(aside / path, f"{place}/{path}")
             self.store.delete(f"{place}/{BEGUN}")
         return label
 
@@ -88,6 +95,7 @@ class S3Outlet:
     """An Outlet in a bucket."""
 
     locks = False
+    adds = frozenset({LISTING})
 
     def __init__(self, name: str, spec: S3RegistrySpec):
         self.name = name
@@ -114,20 +122,21 @@ class S3Outlet:
 
     @contextmanager
     def opened(self, model: str, version: str) -> Iterator[Path]:
-        """The version's files, downloaded; not the list that says that they are complete."""
+        """The version's files and their list, downloaded."""
         _check_model(f"{model}/{version}")
         source = S3Source(self._spec)
-        with tempfile.TemporaryDirectory(prefix="pf-") as aside, saying_what_failed():
+        with scratch_directory() as aside, saying_what_failed():
             place = f"{model}/{version}/"
             files = {one.key.removeprefix(place): RemoteFile(one.bytes) for one in self._store.list(place)}
             offer = source.offer(model, version)
             for path, file in files.items():
-                if path not in (LISTING, BEGUN):
-                    if why := problem_of_path(path):
-                        raise RegistryError(f"{shown(path)!r} cannot be a file of a version: {why}")
-                    (Path(aside) / path).parent.mkdir(parents=True, exist_ok=True)
-                    source.read(offer, path, file, Path(aside) / path)
-            yield Path(aside)
+                if path == BEGUN:
+                    continue
+                if why := problem_of_path(path):
+                    raise RegistryError(f"{shown(path)!r} cannot be a file of a version: {why}")
+                (aside / path).parent.mkdir(parents=True, exist_ok=True)
+                source.read(offer, path, file, aside / path)
+            yield aside
 
     def probe(self) -> str:
         """Puts an object where no model can be, and deletes it."""

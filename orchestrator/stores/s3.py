@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from io import BufferedRandom, FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -67,6 +68,19 @@ class _Found(NamedTuple):
     data: bytes
     metadata: Mapping[str, str]
     etag: str
+
+
+class _Limited(BufferedRandom):
+    """A new file that takes no more than so many bytes."""
+
+    def __init__(self, path: Path, limit: int | None):
+        super().__init__(FileIO(path, "x+"))
+        self._limit = limit
+
+    def write(self, data: Any) -> int:
+        if self._limit is not None and self.tell() + len(data) > self._limit:
+            raise StoreError(f"more than the {self._limit} bytes come that were listed")
+        return super().write(data)
 
 
 class S3Store:
@@ -169,13 +183,16 @@ class S3Store:
 
             self._asked(f"upload {path} to", key, send)
 
-    def download(self, key: str, path: Path) -> None:
-        """Reads into a file of any size, which appears when it is whole and has its digest."""
+    def download(self, key: str, path: Path, limit: int | None = None) -> None:
+        """Reads into a file of any size, which appears when it is whole and has its digest.
+
+        Errors: StoreError, for the first byte beyond the limit; it is not written.
+        """
         name = self._name(key)
         aside = path.with_name(f"{RESERVED}{uuid.uuid4().hex}")
         action = f"download to {path}"
         try:
-            with self._explained(action, key), aside.open("x+b") as file:
+            with self._explained(action, key), _Limited(aside, limit) as file:
 
                 def receive() -> None:
                     file.seek(0)

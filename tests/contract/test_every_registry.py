@@ -339,7 +339,13 @@ def test_a_version_can_be_opened_as_it_was_published(place, store, tmp_path):
     digest = artifact(store, tmp_path)
     publication = make(place, store, digest)
     with place.outlet().opened(publication.model.name, publication.version) as directory:
-        assert {path.name for path in directory.iterdir()} == {*model(), "prunefleet.json", "LICENSE"}
+        added = place.outlet().adds
+        assert {path.name for path in directory.iterdir()} == {
+            *model(),
+            "prunefleet.json",
+            "LICENSE",
+            *added,
+        }
     with pytest.raises(RegistryError), place.outlet().opened(publication.model.name, "404"):
         pass
 

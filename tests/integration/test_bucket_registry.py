@@ -7,9 +7,10 @@ import json
 import pytest
 from servers.tiny_files import model
 
-from orchestrator.errors import RegistryError
+from orchestrator import scratch
+from orchestrator.errors import RegistryError, StoreError
 from orchestrator.registries.opening import open_outlet, open_registry
-from orchestrator.registries.s3 import BEGUN, LISTING, store_of
+from orchestrator.registries.s3 import BEGUN, LISTING, S3Source, store_of
 from orchestrator.specs.registries import S3RegistrySpec, Select
 
 pytestmark = pytest.mark.s3
@@ -104,3 +105,19 @@ def test_two_movers_of_two_aliases_lose_neither(spec, put):
         one.point("a", "v1", None)
         other.point("b", "v1", None)
     assert outlet.aliases("lm") == {"a": "v1", "b": "v1"}
+
+
+def test_of_an_object_that_grew_since_it_was_listed_no_byte_more_is_written(spec, put, tmp_path):
+    put("lm/v1", model())
+    source = S3Source(spec)
+    (offer,) = source.offers()
+    put("lm/v1", {"config.json": b" " * 1_000_000})
+    with pytest.raises(StoreError, match="listed"):
+        source.read(offer, "config.json", offer.files["config.json"], tmp_path / "config.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_opened_lies_where_a_killed_process_leaves_nothing_for_ever(spec, put):
+    put("lm/v1", model())
+    with open_outlet("out", spec).opened("lm", "v1") as directory:
+        assert directory.name.startswith(scratch.PREFIX)

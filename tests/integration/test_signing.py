@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cases.signing import PASSWORD, tool_accepts, write_key
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from google.protobuf import json_format
 from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
@@ -24,23 +20,6 @@ from orchestrator.promotion.attestation import PREDICATE_TYPE, STATEMENT_TYPE, s
 from orchestrator.promotion.publishing import publish
 from orchestrator.registries.directory_outlet import DirectoryOutlet
 from orchestrator.stores.local import LocalStore
-
-TOOL = Path(sys.executable).parent / "model_signing"
-PASSWORD = "a password of a key"
-
-
-def write_key(path, key, password=None):
-    form = (
-        serialization.BestAvailableEncryption(password.encode()) if password else serialization.NoEncryption()
-    )
-    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, form))
-    public = path.with_suffix(".pub")
-    public.write_bytes(
-        key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-    )
-    return path, public
 
 
 @pytest.fixture(scope="module")
@@ -122,17 +101,6 @@ def published(tmp_path, configured):
         actor="me", run_id="r1", seal=seal,
     )  # fmt: skip
     return store, outlet, made, tmp_path / "out" / "lm" / made.version, files
-
-
-def tool_accepts(directory, public):
-    done = subprocess.run(
-        [
-            str(TOOL), "verify", "key", str(directory),
-            "--signature", str(directory / signing.SIGNATURE), "--public_key", str(public),
-        ],
-        capture_output=True, text=True, timeout=120, env={**os.environ, "HTTPS_PROXY": "http://127.0.0.1:9"},
-    )  # fmt: skip
-    return done.returncode == 0
 
 
 def problem(published, public):

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator import runs, underway
 from orchestrator.clusters.runboard import read_object
@@ -33,8 +33,16 @@ from orchestrator.schedule.window import StopAt
 from orchestrator.survey import Survey, read_costs, write_costs
 from orchestrator.worker import ShardOrder, run_shard
 
+if TYPE_CHECKING:
+    from orchestrator.reports.reporting import Rows
+
 STATUS_EVERY_SECONDS = 5.0
 STORE_ERRORS = (StoreError, Unreachable, NotPermitted)
+
+_BEHIND = (
+    "the results are in the store, but not all of them in its tables, so that verdicts and report may lack some: {}; "
+    "the next run brings the tables up to date, and `prunefleet rebuild` makes them anew"
+)
 
 EXIT_OK, EXIT_BLOCKED, EXIT_FAILED, EXIT_INCONCLUSIVE = 0, 3, 4, 5
 EXIT_UNREACHABLE, EXIT_INTERRUPTED, EXIT_NOT_PERMITTED = 69, 75, 77
@@ -87,11 +95,16 @@ class _Record:
     """Of the units, when the loop last went round."""
     outbox: Outbox | None = None
     """The loop's own, once there is one."""
+    unfolded: PrunefleetError | None = None
+    """Why the tables lack what was done, if they do."""
 
     @property
     def notices(self) -> dict[str, str]:
         """What is not as it should be with the run itself, by kind of finding."""
-        told = {"refused_records": self.outbox.notice if self.outbox else ""}
+        told = {
+            "refused_records": self.outbox.notice if self.outbox else "",
+            "tables_behind": _BEHIND.format(masked(str(self.unfolded))) if self.unfolded else "",
+        }
         return {kind: notice for kind, notice in told.items() if notice}
 
     def begun(self, start: Start, at: float) -> None:
@@ -329,13 +342,12 @@ def _close_run(
     at: float,
 ) -> RunSummary:
     from orchestrator.reports.reporting import gains_of, verdicts_of, write_report
-    from orchestrator.tables.folding import fold
 
-    fold(survey.store)
-    verdicts = verdicts_of(survey.store, survey.plan, _judged(survey.plan, progress))
+    rows, record.unfolded = _folded(survey)
+    verdicts = verdicts_of(rows, _judged(survey.plan, progress))
     counts = progress.counts if progress else Counter[UnitState]()
     published, unpublished = publications
-    outcome, exit_code, reason = _ending(survey, progress, verdicts, signals, unpublished)
+    outcome, exit_code, reason = _ending(survey, progress, verdicts, signals, unpublished, record.unfolded)
     closed = {
         "run_id": record.run_id,
         "fleet": survey.plan.fleet,
@@ -362,16 +374,32 @@ def _close_run(
         "unpublished": {one.subject: masked(str(one.error)) for one in unpublished},
     }
     write_status(survey, record.run_id, "ended", record.started_at, at, counts, more)
-    told = write_report(survey, record.run_id, closed, progress, record.notices)
+    told = write_report(survey, record.run_id, closed, progress, rows, record.notices)
     return _summary(
         record,
         counts,
         (outcome, exit_code, reason),
         verdicts,
-        gains_of(survey.store, survey.plan),
+        gains_of(rows, survey.plan),
         published,
         told,
     )
+
+
+def _folded(survey: Survey) -> tuple[Rows, PrunefleetError | None]:
+    """The tables' rows of the plan's units, and why the tables lack what was done, if they do; no result hangs on them."""
+    from orchestrator.reports.reporting import SHOWN, rows_of_plan
+    from orchestrator.tables.folding import fold
+
+    unfolded: PrunefleetError | None = None
+    try:
+        fold(survey.store)
+    except STORE_ERRORS as error:
+        unfolded = error
+    try:
+        return rows_of_plan(survey.store, survey.plan), unfolded
+    except STORE_ERRORS as error:
+        return dict.fromkeys(SHOWN, ()), unfolded or error
 
 
 def _left_to_others(
@@ -431,6 +459,7 @@ def _ending(
     verdicts: Mapping[str, int],
     signals: Signals,
     unpublished: Sequence[Unpublished],
+    unfolded: PrunefleetError | None,
 ) -> tuple[str, int, str]:
     """Outcome, exit code, and the reason of a stop. What could not be done outranks what was refused."""
     stop = progress.stop if progress else None
@@ -448,6 +477,8 @@ def _ending(
         return "incomplete", _code_of(unpublished), "; ".join(filter(None, (reason, _told(unpublished))))
     if failed or survey.plan.impossible or survey.plan.quarantined or survey.placement.misfits:
         return "incomplete", EXIT_FAILED, reason
+    if unfolded:
+        return "incomplete", unfolded.exit_code, reason
     if verdicts.get(Judgement.BLOCK.value):
         return "blocked", EXIT_BLOCKED, reason
     if verdicts.get(Judgement.INCONCLUSIVE.value):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,24 +25,25 @@ from orchestrator.tables.records import read_records
 SHOWN = (*BY_CHAIN, "units")
 
 Row = dict[str, Any]
+Rows = Mapping[str, Sequence[Row]]
 
 
-def verdicts_of(store: ObjectStore, plan: Plan, judged: Collection[str]) -> Counter[str]:
+def rows_of_plan(store: ObjectStore, plan: Plan) -> Rows:
+    """The folded tables' rows of a plan's units, by table. Errors: those of the store."""
+    return {name: table_rows(store, name, plan.units) for name in SHOWN}
+
+
+def verdicts_of(rows: Rows, judged: Collection[str]) -> Counter[str]:
     """How many of these judge units said what."""
-    rows = table_rows(store, "verdicts", judged)
-    return Counter(row["verdict"] for row in rows if row["gate"] == "overall")
+    wanted = frozenset(judged)
+    overall = (row for row in rows["verdicts"] if row["gate"] == "overall")
+    return Counter(row["verdict"] for row in overall if row["unit_key"] in wanted)
 
 
-def gains_of(store: ObjectStore, plan: Plan) -> Gains:
+def gains_of(rows: Rows, plan: Plan) -> Gains:
     """What the fleet's pruned models gained, those of earlier runs included."""
     pairs = [(chain.prune, chain.latency) for chain in plan.chains if chain.prune]
-    prunes = {prune for prune, _ in pairs}
-    return count_gains(
-        pairs,
-        table_rows(store, "artifacts", prunes),
-        table_rows(store, "latencies", {latency for _, latency in pairs if latency}),
-        table_rows(store, "findings", prunes),
-    )
+    return count_gains(pairs, rows["artifacts"], rows["latencies"], rows["findings"])
 
 
 def table_rows(store: ObjectStore, name: str, wanted: Collection[str], by: str = "unit_key") -> list[Row]:
@@ -61,13 +62,14 @@ def write_report(
     run_id: str,
     closed: Mapping[str, Any],
     progress: Progress | None,
+    rows: Rows,
     notices: Mapping[str, str],
 ) -> ReportData:
     """Writes runs/<run>/report.html and report.md, and the figures that the next run is compared with; what they show.
 
-    `notices` are findings of the run itself: their kinds, and what they say.
+    `rows` are those of `rows_of_plan`, and `notices` findings of the run itself: their kinds, and what they say.
     """
-    data = gather(survey, run_id, closed, progress, notices)
+    data = gather(survey, run_id, closed, progress, rows, notices)
     lastrun.keep(survey.store, run_id, lastrun.FIGURES, survey.plan.fleet, figures_of(cases_of(data)))
     survey.store.put(f"runs/{run_id}/report.html", render_html(data).encode())
     survey.store.put(f"runs/{run_id}/report.md", render_markdown(data).encode())
@@ -79,11 +81,11 @@ def gather(
     run_id: str,
     closed: Mapping[str, Any],
     progress: Progress | None,
+    rows: Rows,
     notices: Mapping[str, str],
 ) -> ReportData:
     """Everything the report shows, from the store and the run's last state."""
     plan = survey.plan
-    rows = {name: table_rows(survey.store, name, plan.units) for name in SHOWN}
     overall = {row["unit_key"]: row["verdict"] for row in rows["verdicts"] if row["gate"] == "overall"}
     done = set(plan.done) | (
         {k for k, s in progress.states.items() if s is UnitState.DONE} if progress else set()

@@ -10,15 +10,18 @@ from cases.backends import Wrong
 from cases.commands import typed
 from cases.fleets import half_of_the_zoo
 
-from orchestrator import runs, survey
+from orchestrator import quarantine, runs, survey
 from orchestrator.backends.opening import choose_backend
 from orchestrator.clusters import runboard
 from orchestrator.controller import Signals
 from orchestrator.datafiles import share_data
 from orchestrator.errors import DataChanged, NotPermitted, Unreachable
 from orchestrator.execution import RunOptions, execute
+from orchestrator.reports.reporting import table_rows
 from orchestrator.scanning import memory_key
 from orchestrator.stores.local import LocalStore
+from orchestrator.tables.delta import BatchTable
+from orchestrator.tables.folding import rebuild
 from orchestrator.worker import data_key
 
 RUN = "20260101T000000Z-abcdef"
@@ -103,6 +106,47 @@ def test_records_that_the_store_refuses_end_no_run_and_are_told(seen, carry_out,
     assert notice in runs.read_report(seen.store, RUN, "report.html").decode()
     shown = typed(Path(seen.fleet.store.url), "status", RUN, "--store", seen.fleet.store.url)
     assert "not you" in " ".join((shown.stdout + shown.stderr).split())
+
+
+def test_tables_that_cannot_be_folded_into_end_no_run_and_the_next_one_mends_them(
+    seen, carry_out, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchTable, "write", _raise(Unreachable("the tables are away")))
+        summary = carry_out()
+    assert summary.counts["done"] == len(seen.plan.todo)
+    assert (summary.outcome, summary.exit_code, summary.verdicts) == ("incomplete", 69, {})
+    (notice,) = summary.notices
+    assert "the tables are away" in notice
+    assert "prunefleet rebuild" in notice
+    assert runs.read_status(seen.store, RUN)["notices"] == [notice]
+    assert "the tables are away" in runs.read_report(seen.store, RUN, "report.html").decode()
+    again = survey.survey(*survey.read_fleet(tmp_path / "fleet.yaml"), 2.0)
+    assert again.plan.todo == ()
+    mended = execute(again, _raise(AssertionError("nothing is to do")), RunOptions(cache_root=""), Signals())
+    assert (mended.exit_code, mended.notices) == (0, ())
+    assert {row["unit_key"] for row in table_rows(seen.store, "units", again.plan.units)} == set(
+        seen.plan.todo
+    )
+
+
+def test_a_table_that_is_broken_ends_no_run_and_is_made_anew(seen, carry_out, tmp_path):
+    log = "tables/units/_delta_log/00000000000000000000.json"
+    seen.store.put(log, b"no table at all")
+    summary = carry_out(lambda *_: Wrong())
+    assert (summary.outcome, summary.exit_code) == ("incomplete", 4), "units that failed are told first"
+    assert "tables/units" in summary.notices[0]
+    again = survey.survey(*survey.read_fleet(tmp_path / "fleet.yaml"), 2.0)
+    quarantine.lift(seen.store, again.plan.quarantined)
+    rebuild(seen.store)
+    assert carry_out().exit_code == 0
+
+
+def _raise(error):
+    def raising(*_, **__):
+        raise error
+
+    return raising
 
 
 def test_a_status_that_cannot_be_written_meanwhile_ends_no_run(seen, carry_out, monkeypatch):

@@ -44,6 +44,7 @@ FINDING_KINDS = (
     "not_computable",
     "not_finite",
     "not_optimal",
+    "not_probed",
     "quality_missed",
     "raised_damping",
     "skipped_examples",

@@ -10,6 +10,7 @@ from tasks.contract import BadInput
 from tasks.cutting.symmetry import Answer
 from tasks.examples.batches import Batch, logits_of
 from tasks.examples.tokenizing import vocabulary_size
+from tasks.files.configs import special_tokens
 from tasks.loading.families import READS_FEATURES, READS_IMAGES, READS_TEXT
 from tasks.loading.models import Model, load, load_afresh
 
@@ -72,7 +73,7 @@ def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
 def _inputs(model: Model, seed: int) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(seed)
     if model.family in READS_TEXT:
-        special = {value for key, value in vars(model.config).items() if key.endswith("_token_id")}
+        special = special_tokens(model.config)
         usual = torch.tensor([token for token in range(vocabulary_size(model)) if token not in special])
         ids = usual[torch.randint(len(usual), (1, TOKENS), generator=draw)]
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -65,6 +65,13 @@ def read_config(directory: Path, tensors: int) -> ModelConfig:
     return ModelConfig(architecture=architectures[0], values=cleaned, findings=tuple(findings))
 
 
+def special_tokens(settings: Any) -> frozenset[int]:
+    """The tokens that a config gives a meaning of their own, such as ends of texts, of which it may name several."""
+    named = [value for key, value in vars(settings).items() if key.endswith("_token_id")]
+    tokens = [token for value in named for token in (value if isinstance(value, list) else [value])]
+    return frozenset(token for token in tokens if isinstance(token, int))
+
+
 def _is_deeper(value: Any, depth: int) -> bool:
     level = [value]
     for _ in range(depth):

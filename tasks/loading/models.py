@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -17,6 +17,8 @@ from tasks.contract import BadInput, Finding
 from tasks.files.archives import PROGRAM
 from tasks.files.configs import read_config
 from tasks.loading.building import build, build_program, constants_of, fill_buffers_
+from tasks.loading.families import CAUSAL_LM
+from tasks.loading.foresight import check_causal
 from tasks.loading.naming import Naming, name_tensors
 from tasks.loading.weights import Checkpoint, check_finite, open_checkpoint
 
@@ -81,12 +83,13 @@ def load(path: Path, device: str = "cpu") -> Model:
 
     The last one is kept, so that the units of a shard share one load: whoever changes its weights restores them. On
     a CPU the weights lie on the file's own pages, shared with other processes until written to; the file never is.
+    Errors: BadInput, also for a language model that sees the tokens that it is to predict.
     """
     with _LOADING:
         key = (device, *_signature(path))
         if key not in _LOADED:
             _LOADED.clear()
-            _LOADED[key] = _load(path, device)
+            _LOADED[key] = _checked(_load(path, device))
         return _LOADED[key]
 
 
@@ -151,6 +154,12 @@ def weight_in(module: nn.Module, layer: Layer) -> torch.Tensor:
 def weight_stored(layer: Layer, tensor: torch.Tensor) -> torch.Tensor:
     """The layer's weight in the stored tensor that holds it, as a view."""
     return tensor if layer.place is None or layer.place.index is None else tensor[layer.place.index]
+
+
+def _checked(model: Model) -> Model:
+    if model.family != CAUSAL_LM:
+        return model
+    return replace(model, findings=(*model.findings, *check_causal(model.module, model.config)))
 
 
 def _load(path: Path, device: str) -> Model:

@@ -137,3 +137,10 @@ def test_only_lists_that_say_something_of_each_block_lose_entries(architecture, 
     stack = stack_of(config, settings, torch.float32)
     assert set(stack.lists) == of_blocks
     assert stack.changes([1])[("num_hidden_layers",)] == 1
+
+
+def test_a_model_with_two_end_tokens_is_cut_like_any_other(work):
+    config = {"eos_token_id": [1, 2]}
+    product = pruning.run(work("LlamaForCausalLM", config, cut={"width": 0.5}))
+    [artifact] = product.tables["artifacts"]
+    assert artifact["parameters"] < artifact["dense_parameters"]

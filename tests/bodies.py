@@ -22,10 +22,13 @@ def where(payload):
 
 
 def act(payload):
-    """Does what the payload says: echo, tell (a variable), sleep (and write down its process), raise, die, crash."""
+    """Does what the payload says: echo, tell (a variable, and wait until it may go on), sleep (and write down its process), raise, die, crash."""
     match payload.get("do", "echo"):
         case "tell":
-            Path(payload["file"]).write_text(os.environ.get(payload["variable"], "nothing"))
+            told = Path(payload["file"])
+            told.write_text(os.environ.get(payload["variable"], "nothing"))
+            while payload.get("waits") and told.exists():
+                time.sleep(0.01)
         case "sleep":
             Path(payload["file"]).write_text(str(os.getpid()))
             time.sleep(payload.get("seconds", 600))

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -21,14 +21,20 @@ Answer = tuple[UnitReport, ...] | Failure
 
 
 def start(
-    context: ForkServerContext | SpawnContext, body: Body, payload: Any
+    context: ForkServerContext | SpawnContext,
+    body: Body,
+    payload: Any,
+    own: Mapping[str, str] | None = None,
 ) -> tuple[BaseProcess, Connection]:
     """A child that runs the body, and the pipe that `hear` listens at; it does not outlive this process.
 
-    It has the environment of this moment, even if it is forked from a server that was started in an earlier one.
+    It has the environment of this moment, even if it is forked from a server that was started in an earlier one, and the
+    variables of its `own` beside it.
     """
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(body, payload, theirs, dict(os.environ)), daemon=True)
+    process = context.Process(
+        target=_run, args=(body, payload, theirs, {**os.environ, **(own or {})}), daemon=True
+    )
     process.start()
     theirs.close()
     return process, ours

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from orchestrator.backends import children
+from orchestrator.backends.devices import VISIBLE, Devices, divided
 from orchestrator.domain import Failure, Pool
 from orchestrator.ports import Assignment, AttemptEnded
 
@@ -42,6 +43,11 @@ class LocalBackend:
     pools: Mapping[str, Pool]
     body: children.Body
     children: dict[str, _Child] = field(default_factory=dict)
+    devices: Devices = field(init=False)
+    """Every attempt sees those alone that are its own."""
+
+    def __post_init__(self) -> None:
+        self.devices = Devices(divided(self.pools.values(), os.environ.get(VISIBLE)))
 
     def capacity(self) -> dict[str, int]:
         """The slots of the spec; there is no cluster that could have fewer."""
@@ -51,7 +57,8 @@ class LocalBackend:
         """Starts a process for the attempt."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
-        process, pipe = children.start(context, self.body, assignment.payload)
+        own = self.devices.take(assignment.attempt_id, assignment.pool)
+        process, pipe = children.start(context, self.body, assignment.payload, own)
         self.children[assignment.attempt_id] = _Child(process=process, pipe=pipe, started=time.monotonic())
 
     def wait(self, seconds: float) -> Sequence[AttemptEnded]:
@@ -78,6 +85,7 @@ class LocalBackend:
     def _end(self, attempt_id: str) -> AttemptEnded:
         child = self.children.pop(attempt_id)
         answer = children.hear(child.process, child.pipe)
+        self.devices.give_back(attempt_id)
         reports, failure = ((), answer) if isinstance(answer, Failure) else (answer, None)
         return AttemptEnded(
             attempt_id=attempt_id,

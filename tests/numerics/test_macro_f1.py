@@ -108,7 +108,7 @@ def test_a_resample_is_one_of_the_examples_and_the_whole_spread_is_theirs():
 
 
 def test_the_interval_holds_the_true_drop_about_as_often_as_it_says():
-    inside, rounds = 0, 200
+    inside, rounds = 0, 100
     rng = np.random.default_rng(11)
 
     def examples(samples):

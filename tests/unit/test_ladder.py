@@ -118,7 +118,7 @@ def test_of_the_rungs_that_run_the_least_that_is_fast_enough_is_found_else_the_l
     assert (found is None) == (running == 0)
     if found is None:
         return
-    enough = [rung for rung in rungs[:running] if speed(ratios[rungs.index(rung)]).speedup >= 1 / limit]
+    enough = [rung for rung in rungs[:running] if 1 / speed(ratios[rungs.index(rung)]).speedup <= limit]
     assert len(found.timed) + len(found.broken) <= MOST_TIMINGS
     assert found.chosen.factor == (enough[0] if found.is_met else rungs[running - 1])
     assert found.is_met == bool(enough)

@@ -362,6 +362,8 @@ class Move(Output):
     version: str | None
     model_digest: str | None
     recipe: str | None
+    fleet: str | None
+    registry_url: str | None
     alias: str
     published_version: str
     previous_version: str | None

@@ -221,23 +221,28 @@ def _check_published(
     store: ObjectStore, fleet: Fleet, moves: list[dict[str, Any]], done: Verification, watch: Watch
 ) -> None:
     """Every version that an alias was moved to, against its artifact; one that is gone matters if its alias is still there."""
-    latest = {(row["registry"], row["model"], row["alias"]): row for row in moves}
-    versions = {(row["registry"], row["model"], row["published_version"]): row for row in moves}
+    latest = {(row.get("registry_url"), row["model"], row["alias"]): row for row in moves}
+    versions = {(row.get("registry_url"), row["model"], row["published_version"]): row for row in moves}
     key = verifying_key()
-    current = {(row["registry"], row["model"], row["published_version"]) for row in latest.values()}
+    current = {(row.get("registry_url"), row["model"], row["published_version"]) for row in latest.values()}
+    opened = [open_outlet(name, fleet.registries[name]) for name in _targets(fleet, moves)]
+    outlets = {outlet.url: outlet for outlet in opened}
     for place, row in versions.items():
-        spec = fleet.registries.get(row["registry"])
-        if spec is None:
+        outlet = outlets.get(str(row.get("registry_url")))
+        if outlet is None:
             continue
         done.count("published", 0)
-        problem = _published_problem(
-            store, open_outlet(row["registry"], spec), row, key, is_current=place in current
-        )
+        problem = _published_problem(store, outlet, row, key, is_current=place in current)
         if problem:
             subject = f"{row['registry']}/{row['model']}@{row['published_version']}"
             advice = "remove that version; the next run publishes it again from the store."
             done.damaged("published", subject, problem, advice)
         watch(done)
+
+
+def _targets(fleet: Fleet, moves: list[dict[str, Any]]) -> set[str]:
+    """Names of the fleet's registries to which this fleet moved something."""
+    return {row["registry"] for row in moves if row.get("fleet") == fleet.name} & fleet.registries.keys()
 
 
 def _published_problem(

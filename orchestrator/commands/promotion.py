@@ -119,7 +119,7 @@ def history(
     alias: Annotated[str | None, typer.Option("--alias", help="Only of this alias.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show every move of an alias: when, from what to what, by whom, why."""
+    """Show every move that this fleet made of an alias: when, from what to what, by whom, why."""
     from orchestrator.promotion import promoting
     from orchestrator.stores.opening import open_store
     from orchestrator.survey import read_fleet
@@ -129,7 +129,7 @@ def history(
     rows = [
         row
         for row in promoting.history(open_store(spec.store), None, model)
-        if row["registry"] in spec.registries and (alias is None or row["alias"] == alias)
+        if row["fleet"] == spec.name and (alias is None or row["alias"] == alias)
     ]
     if as_json:
         print_json(rows)

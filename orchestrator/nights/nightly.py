@@ -246,7 +246,7 @@ def _compared(
     watch: Watch, before: Standing | None, since: float, night: Night, data: ReportData | None
 ) -> tuple[Standing | None, Morning]:
     """A night that never came to look leaves things as they stood."""
-    moves = _moves_since(watch.store, since)
+    moves = _moves_since(watch.store, watch.fleet, since)
     if data is None:
         standing = before or Standing(cases={}, versions=(), failures={}, impossible={})
         return None, replace(compare(standing, standing, {}, moves, night), is_first=before is None)
@@ -332,11 +332,12 @@ def _untold_before(watch: Watch, slot: str) -> tuple[str, ...]:
     )
 
 
-def _moves_since(store: ObjectStore, since: float) -> list[dict[str, Any]]:
+def _moves_since(store: ObjectStore, fleet: str, since: float) -> list[dict[str, Any]]:
     from orchestrator.tables.records import read_records
 
     rows = read_records(store, "promotions").table.to_pylist()
-    return [row for row in rows if row["at"] is not None and row["at"].timestamp() > since]
+    ours = (row for row in rows if row["fleet"] == fleet and row["at"] is not None)
+    return [row for row in ours if row["at"].timestamp() > since]
 
 
 def _name(decision: Due) -> str:

@@ -42,9 +42,11 @@ class Move:
     """Of the source model."""
     recipe: str = ""
     artifact_digest: str = ""
+    fleet: str = ""
+    """Whose move it is."""
 
 
-def move_to(publication: Publication, *, registry: str, alias: str, reason: str) -> Move:
+def move_to(publication: Publication, *, registry: str, alias: str, reason: str, fleet: str = "") -> Move:
     """The move that makes an alias point to what was just published."""
     return Move(
         registry=registry,
@@ -60,6 +62,7 @@ def move_to(publication: Publication, *, registry: str, alias: str, reason: str)
         model_digest=publication.model.digest,
         recipe=publication.recipe,
         artifact_digest=publication.artifact_digest,
+        fleet=fleet,
     )
 
 
@@ -81,7 +84,7 @@ def move_alias(
     """
     if why := problem_of_part(move.alias):
         raise RegistryError(f"{shown(move.alias)!r} cannot be an alias: {why}")
-    intent = f"promotions-begun/{digest([move.registry, move.model, move.alias])}.json"
+    intent = f"promotions-begun/{digest([outlet.url, move.model, move.alias])}.json"
     with turn(store, outlet, move.model, move.alias) as ours, outlet.shelf(move.model, make=False) as shelf:
         aliases = shelf.aliases()
         _finish(store, intent, aliases.get(move.alias))
@@ -96,7 +99,9 @@ def move_alias(
             )
         ours.keep()
         at = ours.moved_at(move.at)
-        row = {**asdict(move), "previous_version": previous, "at": _text(at)}
+        row = {
+            **asdict(move), "registry_url": outlet.url, "previous_version": previous, "at": _text(at),
+        }  # fmt: skip
         store.put(intent, canonical(row))
         shelf.point(move.alias, move.published_version, previous)
         current = shelf.aliases().get(move.alias)

@@ -95,6 +95,7 @@ def promote(office: Office, claim: Claim, alias: str, reason: str) -> dict[str, 
         model_digest=claim.source_digest,
         recipe=claim.recipe,
         artifact_digest=claim.artifact_digest,
+        fleet=office.fleet,
     )
     return move_alias(office.store, office.outlet, move, expected=(current,))
 
@@ -141,7 +142,7 @@ def rollback(
 
     Needs no new approval; where approvals are needed, the version must have had them. Errors: UsageError, NotPermitted, Damaged.
     """
-    rows = [row for row in history(office.store, office.outlet.name, model) if row["alias"] == alias]
+    rows = [row for row in history(office.store, office.outlet.url, model) if row["alias"] == alias]
     current = office.outlet.aliases(model).get(alias)
     target = to or _before(rows, current, model, alias)
     pointed = {row["published_version"] for row in rows} | {row["previous_version"] for row in rows}
@@ -171,21 +172,23 @@ def rollback(
         model_digest=source.get("model_digest") or "",
         recipe=source.get("recipe") or "",
         artifact_digest=artifact,
+        fleet=office.fleet,
     )
     return move_alias(office.store, office.outlet, move, expected=(current,))
 
 
 def history(
-    store: ObjectStore, registry: str | None = None, model: str | None = None
+    store: ObjectStore, registry_url: str | None = None, model: str | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of `promotions` in the order of the moves."""
+    """Rows of `promotions` in the order of the moves, by whichever fleet; of the registry at that address."""
     from orchestrator.tables.records import read_records
 
     rows: list[dict[str, Any]] = read_records(store, "promotions").table.to_pylist()
     return [
         row
         for row in rows
-        if (registry is None or row["registry"] == registry) and (model is None or row["model"] == model)
+        if (registry_url is None or row["registry_url"] == registry_url)
+        and (model is None or row["model"] == model)
     ]
 
 
@@ -273,7 +276,7 @@ def _before(rows: Sequence[Mapping[str, Any]], current: str | None, model: str, 
 
 
 def _proposal(office: Office, claim: Claim, alias: str, current: str | None, reason: str) -> Proposal:
-    rows = history(office.store, office.outlet.name, claim.model)
+    rows = history(office.store, office.outlet.url, claim.model)
     return Proposal(
         fleet=office.fleet,
         registry=office.outlet.name,

@@ -152,7 +152,9 @@ def _publish_group(survey: Survey, group: _Group, run_id: str, at: float, actor:
         if judgement is Judgement.PASS
         else f"its gates could not tell, and say to publish then; best of {len(candidates)}"
     )
-    move = aliases.move_to(publication, registry=group.registry, alias=goal.alias, reason=reason)
+    move = aliases.move_to(
+        publication, registry=group.registry, alias=goal.alias, reason=reason, fleet=survey.fleet.name
+    )
     row = aliases.move_alias(survey.store, outlet, move)
     if row is None:
         return []

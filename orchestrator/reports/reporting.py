@@ -169,7 +169,7 @@ def _standing(survey: Survey) -> list[Row]:
     """The alias moves that this plan's verdicts led to, of this run and of earlier ones, where no later move undid them."""
     last: dict[tuple[str, str, str], Row] = {}
     for row in read_records(survey.store, "promotions").table.to_pylist():
-        last[row["registry"], row["model"], row["alias"]] = row
+        last[row["registry_url"], row["model"], row["alias"]] = row
     return [row for row in last.values() if row["unit_key"] in survey.plan.units]
 
 

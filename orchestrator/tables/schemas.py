@@ -193,6 +193,8 @@ _TABLES: Mapping[str, Sequence[tuple[str, pa.DataType]]] = {
         ("impossible", pa.int64()),
     ],
     "promotions": [
+        ("fleet", pa.string()),
+        ("registry_url", pa.string()),
         ("alias", pa.string()),
         ("published_version", pa.string()),
         ("previous_version", pa.string()),

@@ -86,6 +86,7 @@ class Outlet:
     name: str = "out"
     url: str = "memory:out"
     locks: bool = True
+    adds: frozenset = frozenset()
 
     @contextmanager
     def shelf(self, model, *, make):

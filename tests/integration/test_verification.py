@@ -70,7 +70,7 @@ def published(store, kept, target):
             store, target, model=model, recipe="half", artifact_digest=digest, verdict_key="e" * 64, at=AT + number,
             actor="me", run_id="r1",
         )  # fmt: skip
-        move_alias(store, target, move_to(made, registry="out", alias="best", reason="good"))
+        move_alias(store, target, move_to(made, registry="out", alias="best", reason="good", fleet="f"))
         found.append(Path(target.url, "org/lm", made.version))
     return found
 
@@ -242,6 +242,19 @@ def test_a_version_that_is_gone_matters_only_if_its_alias_was_moved_to_it_last(s
     shutil.rmtree(published[1])
     (damage,) = verify(store, fleet).damages
     assert "gone" in damage.problem
+
+
+def test_what_another_fleet_published_elsewhere_under_the_same_names_is_not_looked_for_here(
+    store, fleet, published, tmp_path
+):
+    elsewhere = {"out": {"kind": "directory", "path": str(tmp_path / "elsewhere")}}
+    shutil.rmtree(published[1])
+    other = Fleet.model_validate(
+        {**fleet.model_dump(exclude_unset=True), "name": "g", "registries": elsewhere}
+    )
+    assert told(verify(store, other)) == []
+    same = Fleet.model_validate({**fleet.model_dump(exclude_unset=True), "registries": elsewhere})
+    assert told(verify(store, same)) == []
 
 
 def test_without_a_fleet_nothing_published_is_looked_at(store, published):

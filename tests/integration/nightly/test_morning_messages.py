@@ -35,10 +35,11 @@ def test_the_morning_compares_with_the_night_before_regressions_first(store):
         "First night: 1 newly blocked, 1 newly failed, 2 newly passed, 3 new model"
     )
     record = {
-        "registry": "out", "model": "b", "alias": "candidate", "published_version": "2", "previous_version": "1",
+        "fleet": "demo", "registry": "out", "model": "b", "alias": "candidate", "published_version": "2", "previous_version": "1",
         "at": "2026-11-22T03:00:00+00:00", "actor": "ann", "reason": "it passed",
     }  # fmt: skip
     store.put("promotions/x.json", json.dumps(record).encode())
+    store.put("promotions/y.json", json.dumps({**record, "fleet": "another", "model": "c"}).encode())
     run = Runs(
         Ended(told=tables[1], carried_over=7, outcome="carried over", stop_reason="the window has ended")
     )

@@ -138,11 +138,11 @@ def wrong_time(world, chance):
 def forged_records(world, chance):
     """Intents and records of moves that nobody made."""
     row = {
-        "registry": "out", "model": "lm", "alias": "champion", "published_version": "v1", "previous_version": "v0",
+        "registry": "out", "registry_url": world.outlet.url, "fleet": "demo", "model": "lm", "alias": "champion", "published_version": "v1", "previous_version": "v0",
         "at": "2026-11-22T00:00:00.000000+00:00", "actor": "ann, bob", "reason": "approved", "unit_key": "", "run_id": "",
         "version": "", "model_digest": "", "recipe": "", "artifact_digest": world.claims["v1"].artifact_digest,
     }  # fmt: skip
-    intent = f"promotions-begun/{digest(['out', 'lm', 'champion'])}.json"
+    intent = f"promotions-begun/{digest([world.outlet.url, 'lm', 'champion'])}.json"
     world.store.put(chance.choice([intent, f"promotions/2026-{digest(row)[:16]}.json"]), canonical(row))
     if chance.random() < 0.5:
         promoting.propose(world.office("ann"), world.claims["v1"], "champion", "x", key_of("ann"))

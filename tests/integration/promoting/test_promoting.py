@@ -39,9 +39,9 @@ def test_two_people_move_an_alias_and_one_does_not(world):
         claim.artifact_digest,
     )
     assert row["reason"] == f"smaller (proposal {proposal.id[:12]}, carried out by dan)"
-    assert [(r["alias"], r["published_version"]) for r in promoting.history(world.store, "out", "lm")] == [
-        ("champion", "v1")
-    ]
+    assert [
+        (r["alias"], r["published_version"]) for r in promoting.history(world.store, world.outlet.url, "lm")
+    ] == [("champion", "v1")]
     assert promoting.promote(world.office("dan"), claim, "champion", "") is None, "it points there already"
 
 
@@ -104,7 +104,7 @@ def test_a_rollback_goes_back_to_what_was_approved_and_nowhere_else(world):
         promoting.rollback(world.office("cat", at=NOW + 6), "lm", "champion", "elsewhere", to="v3")
     assert promoting.rollback(world.office("cat", at=NOW + 9 * DAY), "lm", "champion", "x", to="v2")
     forged = {**dict.fromkeys(("unit_key", "run_id", "version", "model_digest", "recipe"), ""),
-              "registry": "out", "model": "lm", "alias": "champion", "published_version": "v3",
+              "registry": "out", "registry_url": world.outlet.url, "model": "lm", "alias": "champion", "published_version": "v3",
               "previous_version": "v2", "at": "2030-01-01T00:00:00+00:00", "actor": "ann", "reason": "x",
               "artifact_digest": world.claims["v3"].artifact_digest}  # fmt: skip
     world.store.put("promotions/29000101-forged.json", json.dumps(forged).encode())

@@ -38,9 +38,10 @@ def publish_by_hand(path, keep_pruned):
         survey.store, outlet, model=chain.model, recipe="half", artifact_digest=artifact, verdict_key=chain.judge, at=1e9,
         actor="night", run_id="r1",
     )  # fmt: skip
-    aliases.move_alias(
-        survey.store, outlet, aliases.move_to(published, registry="out", alias="candidate", reason="passed")
+    move = aliases.move_to(
+        published, registry="out", alias="candidate", reason="passed", fleet=survey.fleet.name
     )
+    aliases.move_alias(survey.store, outlet, move)
 
 
 def read_survey(path):

@@ -9,6 +9,8 @@ from cases.publications import make, make_artifact, move, records
 
 from orchestrator.errors import Damaged, StoreError
 from orchestrator.promotion.aliases import read_aliases
+from orchestrator.promotion.promoting import history
+from orchestrator.registries.directory_outlet import DirectoryOutlet
 from orchestrator.stores.local import LocalStore
 
 
@@ -79,6 +81,25 @@ def test_after_a_crash_a_move_to_something_else_still_records_what_happened(
     if not was_made:
         expected = [(None, first.version), (first.version, third.version)]
     assert sorted(moves, key=str) == sorted(expected, key=str)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_crashed_move_is_not_finished_by_another_fleet_that_calls_another_place_so(
+    store, target, tmp_path, step, after
+):
+    ours, theirs = (make_artifact(store, tmp_path, number) for number in range(2))
+    elsewhere = DirectoryOutlet(target.name, tmp_path / "elsewhere")
+    publication, foreign = make(store, target, ours), make(store, elsewhere, theirs)
+    with pytest.raises(Crash):
+        move(Crashing(tmp_path / "store", step, after=after), target, publication)
+    move(store, elsewhere, foreign)
+    move(store, target, publication)
+    told = {
+        url: [row["published_version"] for row in history(store, url)] for url in (target.url, elsewhere.url)
+    }
+    assert told == {target.url: [publication.version], elsewhere.url: [foreign.version]}
+    assert list(store.list("promotions-begun/")) == []
 
 
 def test_a_damaged_announcement_stops_the_move_and_is_named(store, target, artifact):

@@ -34,6 +34,8 @@ def test_a_record_has_the_columns_of_promotions_and_says_who_when_why(store, tar
         "unit_key": "k" * 64,
         "run_id": "run-1",
         "registry": "out",
+        "fleet": "",
+        "registry_url": target.url,
         "model": "org/lm",
         "version": "v2",
         "model_digest": digest_bytes(b"dense"),

@@ -64,7 +64,7 @@ def publish(tmp_path, store, monkeypatch):
 
         monkeypatch.setattr(publication, "_candidate", candidate)
         plan = SimpleNamespace(chains=[case.chain for case in cases], units={})
-        fleet = SimpleNamespace(recipes=kinds, registries=outs)
+        fleet = SimpleNamespace(name="demo", recipes=kinds, registries=outs)
         survey = SimpleNamespace(plan=plan, fleet=fleet, store=store)
         return publish_passed(survey, known.keys() if done is None else done, "run-1", AT, "ada")
 

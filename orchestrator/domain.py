@@ -165,6 +165,8 @@ class Pool:
     gpus_per_shard: float
     label_selector: Mapping[str, str]
     price_per_hour: float
+    node_memory_bytes: int | None = None
+    """Of its largest node, which a shard must fit; None means unknown."""
 
     @property
     def slots(self) -> int:

@@ -169,6 +169,7 @@ def execute(
                 write_costs(survey.store, read_costs(survey.store).learnt(record.measured))
         with suppress(*STORE_ERRORS):  # left behind, it costs a later run a little care
             underway.settle(survey.store, _done(survey, progress), clock.now())
+        survey = record.survey
         board = share.board if share else None
         with last_word(board, clock, signals, before) as is_ours:
             if not is_ours:
@@ -191,6 +192,8 @@ def _work(
     reach = share.pools[share.cluster] if share else survey.pools
     backend = connect({name: survey.pools[name] for name in reach}, run_shard)
     try:
+        if share is None:  # clusters that share a run must all place it alike
+            record.survey = survey = survey.placed_on(backend.largest_nodes())
         controller = Controller(
             run_id=run_id,
             store=survey.store,

@@ -174,6 +174,9 @@ class Backend(Protocol):
     def capacity(self) -> dict[str, int]:
         """Slots that each pool has right now; 0 for a pool whose nodes are not there."""
 
+    def largest_nodes(self) -> dict[str, int]:
+        """Bytes of memory that a shard can have at most on each pool's largest node; a pool of which that is not known is absent."""
+
     def submit(self, assignment: Assignment) -> None:
         """Starts an attempt; returns at once."""
 

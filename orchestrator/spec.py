@@ -228,6 +228,9 @@ class PoolSpec(Part):
     cpus: Annotated[float, Field(ge=0)] = 0
     gpus: Annotated[float, Field(ge=0)] = 0
     memory: Size | None = None
+    """Of all its nodes together."""
+    memory_per_node: Size | None = None
+    """Of its largest node, and nothing larger is planned; the default is what is there when a run begins on one Ray cluster."""
     cpus_per_shard: Annotated[float, Field(ge=0)] | None = None
     """The default is 1 where the pool has CPUs, else 0."""
     gpus_per_shard: Annotated[float, Field(ge=0)] | None = None

@@ -16,7 +16,7 @@ from orchestrator.ports import ObjectStore
 from orchestrator.scanning import scan
 from orchestrator.schedule import fairness, tonight
 from orchestrator.schedule.costs import Costs
-from orchestrator.schedule.placement import Placement, place, pools_of
+from orchestrator.schedule.placement import Placement, place, pools_of, pools_on
 from orchestrator.schedule.tonight import Tonight
 from orchestrator.spec import Fleet, load_fleet
 from orchestrator.stores.opening import open_store
@@ -42,6 +42,13 @@ class Survey:
     """Units to do that were under way when another run ended without a word, or are so in one that goes on."""
     tonight: Tonight
     """What the hours suffice for."""
+
+    def placed_on(self, largest_nodes: Mapping[str, int]) -> Survey:
+        """The same, placed anew on a cluster whose largest nodes have so much memory."""
+        pools = pools_on(self.pools, largest_nodes)
+        if pools == self.pools:
+            return self
+        return replace(self, pools=pools, placement=place(self.plan, pools, self.costs))
 
 
 def read_fleet(path: Path) -> tuple[Fleet, str]:

@@ -53,6 +53,10 @@ class LocalBackend:
         """The slots of the spec; there is no cluster that could have fewer."""
         return {name: pool.slots for name, pool in self.pools.items()}
 
+    def largest_nodes(self) -> dict[str, int]:
+        """Nothing: memory is not handed out here, and the spec's total is that of this machine."""
+        return {}
+
     def submit(self, assignment: Assignment) -> None:
         """Starts a process for the attempt."""
         context = multiprocessing.get_context("forkserver")

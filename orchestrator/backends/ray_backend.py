@@ -110,6 +110,15 @@ class RayBackend:
         nodes = self.lookout.last(PATIENCE_SECONDS) or ()
         return {name: _slots(pool, nodes) for name, pool in self.pools.items()}
 
+    def largest_nodes(self) -> dict[str, int]:
+        """Of the nodes alive now; in the steps in which memory is asked for."""
+        nodes = self.lookout.last(PATIENCE_SECONDS) or ()
+        memories = {
+            name: [_memory_on(node) for node in nodes if _slots_on(pool, node)]
+            for name, pool in self.pools.items()
+        }
+        return {name: max(found) for name, found in memories.items() if found}
+
     def _nodes(self) -> Sequence[Mapping[str, Any]]:
         self.leaving = self.leaving | _leaving()
         return [node for node in _untyped.nodes() if node["Alive"] and node["NodeID"] not in self.leaving]
@@ -369,6 +378,10 @@ def _leaving() -> set[str]:
 
 def _slots(pool: Pool, nodes: Sequence[Mapping[str, Any]]) -> int:
     return min(pool.slots, sum(_slots_on(pool, node) for node in nodes))
+
+
+def _memory_on(node: Mapping[str, Any]) -> int:
+    return int(node["Resources"].get("memory", 0.0)) // MEMORY_STEP * MEMORY_STEP
 
 
 def _slots_on(pool: Pool, node: Mapping[str, Any]) -> int:

@@ -80,4 +80,5 @@ class Forecast:
 
 def has_room(pool: Pool, memory_bytes: int) -> bool:
     """Whether a shard of so much memory fits the pool when nothing else runs there."""
-    return pool.slots > 0 and (pool.memory_bytes is None or memory_bytes <= pool.memory_bytes)
+    limits = (pool.memory_bytes, pool.node_memory_bytes)
+    return pool.slots > 0 and all(limit is None or memory_bytes <= limit for limit in limits)

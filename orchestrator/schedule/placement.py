@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.domain import Plan, Pool, Unit
 from orchestrator.schedule.costs import Costs
-from orchestrator.schedule.forecast import Forecast, Outlook
+from orchestrator.schedule.forecast import Forecast, Outlook, has_room
 from orchestrator.spec import Fleet, PoolSpec
 
 RATIO_STEP = (
@@ -48,7 +48,18 @@ def _pool(name: str, spec: PoolSpec) -> Pool:
         gpus_per_shard=gpus_per_shard,
         label_selector=dict(spec.label_selector),
         price_per_hour=spec.price_per_hour,
+        node_memory_bytes=spec.memory_per_node,
     )
+
+
+def pools_on(pools: Mapping[str, Pool], largest: Mapping[str, int]) -> dict[str, Pool]:
+    """The pools as they are on a cluster whose largest nodes have so much memory; what the fleet says of its nodes holds."""
+    return {
+        name: replace(pool, node_memory_bytes=largest.get(name))
+        if pool.node_memory_bytes is None and pool.memory_bytes is not None
+        else pool
+        for name, pool in pools.items()
+    }
 
 
 def place(plan: Plan, pools: Mapping[str, Pool], costs: Costs) -> Placement:
@@ -78,10 +89,18 @@ def place(plan: Plan, pools: Mapping[str, Pool], costs: Costs) -> Placement:
 
 
 def _misfit(unit: Unit, pools: Mapping[str, Pool], memory_bytes: int) -> str:
+    needs = f"{unit.task} of {unit.model.id} needs about {memory_bytes / 2**30:.1f} GiB of memory"
+    roomy = [pool for pool in pools.values() if has_room(replace(pool, node_memory_bytes=None), memory_bytes)]
+    if roomy:
+        pool = max(roomy, key=lambda pool: pool.node_memory_bytes or 0)
+        return (
+            f"{needs} on one node; the largest node of pool {pool.name!r} has {(pool.node_memory_bytes or 0) / 2**30:.1f} GiB. "
+            "Give the pool a larger node; where the cluster brings one when it is asked for, say memory_per_node"
+        )
     largest = max(pools.values(), key=lambda pool: pool.memory_bytes or 0)
     return (
-        f"{unit.task} of {unit.model.id} needs about {memory_bytes / 2**30:.1f} GiB of memory; the largest pool "
-        f"{largest.name!r} has {(largest.memory_bytes or 0) / 2**30:.1f} GiB. Add a larger pool or raise its memory"
+        f"{needs}; the largest pool {largest.name!r} has {(largest.memory_bytes or 0) / 2**30:.1f} GiB. "
+        "Add a larger pool or raise its memory"
     )
 
 

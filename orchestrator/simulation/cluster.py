@@ -176,6 +176,10 @@ class Connection:
         """Slots of the nodes that are up."""
         return {name: up for name, up in self.cluster.up.items() if self.pools is None or name in self.pools}
 
+    def largest_nodes(self) -> dict[str, int]:
+        """Nothing: a virtual node has the memory of its pool."""
+        return {}
+
     def submit(self, assignment: Assignment) -> None:
         """Starts an attempt as soon as there is a slot."""
         self.attempts[assignment.attempt_id] = self.cluster.submit(assignment, self)

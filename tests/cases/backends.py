@@ -9,11 +9,14 @@ from orchestrator.ports import AttemptEnded
 class Wrong:
     """A backend of which every attempt finds its units' model at fault."""
 
-    def __init__(self):
-        self.ended = []
+    def __init__(self, largest_nodes=None):
+        self.ended, self.largest = [], largest_nodes or {}
 
     def capacity(self):
         return {"cpu": 2}
+
+    def largest_nodes(self):
+        return self.largest
 
     def submit(self, assignment):
         failure = Failure(failure_class=FailureClass.BAD_INPUT, error="no tensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,18 @@ def test_a_table_that_is_broken_ends_no_run_and_is_made_anew(seen, carry_out, tm
     quarantine.lift(seen.store, again.plan.quarantined)
     rebuild(seen.store)
     assert carry_out().exit_code == 0
+
+
+def test_what_fits_no_node_of_the_cluster_is_told_and_not_waited_for(seen, tmp_path):
+    pools = {"cpu": replace(seen.pools["cpu"], memory_bytes=2**40)}
+    roomy = replace(seen, pools=pools)
+    options = RunOptions(cache_root=str(tmp_path / "cache"))
+    backend = Wrong({"cpu": 2**20})
+    summary = execute(roomy, lambda *_: backend, options, Signals(), run_id=RUN)
+    assert (summary.outcome, summary.exit_code) == ("incomplete", 4)
+    assert summary.counts["failed"] == len(seen.plan.todo)
+    assert runs.read_status(seen.store, RUN)["impossible"] > 0
+    assert "the largest node of pool 'cpu' has 0.0 GiB" in summary.told.failures[0]["error"]
 
 
 def _raise(error):

@@ -106,6 +106,12 @@ def test_slots_are_those_of_the_nodes_that_are_there(connect):
     assert connect(bodies.echo).capacity() == {"cpu": 2, "gpu": 2, "spot": 0}
 
 
+def test_the_largest_node_of_each_pool_is_known_where_there_is_one(connect):
+    found = connect(bodies.echo).largest_nodes()
+    assert found.keys() == {"cpu", "gpu"}
+    assert all(0 < memory < psutil.virtual_memory().total for memory in found.values())
+
+
 def test_each_pool_runs_on_its_own_nodes_and_gpus_are_handed_out(connect, pools, tmp_path):
     backend = connect(bodies.where)
     for number in range(4):

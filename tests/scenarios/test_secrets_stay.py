@@ -118,6 +118,9 @@ class FailingBackend:
     def capacity(self):
         return {name: pool.slots for name, pool in self.pools.items()}
 
+    def largest_nodes(self):
+        return {}
+
     def _error(self):
         errors = errors_with(self.secrets[self.count % len(self.secrets)])
         self.count += 1

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.schedule.costs import Costs, memory_bytes, money, prior_seconds
 from orchestrator.schedule.forecast import has_room
-from orchestrator.schedule.placement import _fractional_makespan, place, pools_of
+from orchestrator.schedule.placement import _fractional_makespan, place, pools_of, pools_on
 
 
 @pytest.fixture
@@ -141,6 +141,29 @@ def test_what_is_larger_than_every_pool_is_named_before_anything_runs(
         [plan.units[key] for key in plan.todo if key not in found.misfits],
     )
     assert all(has_room(pool, memory_bytes(unit)) for unit in fitting)
+
+
+def test_what_is_larger_than_every_node_is_named_though_the_pool_has_the_memory_in_all(
+    make_plan, make_model, make_pool, costs
+):
+    plan = make_plan([make_model("large", bytes=10**10), make_model("tiny")])
+    total = {"cpu": make_pool(memory_bytes=2**40), "small": make_pool("small", memory_bytes=2**33)}
+    assert place(plan, total, costs).misfits == {}
+    assert pools_on(total, {}) == total, "a pool without nodes yet may get any"
+    found = place(plan, pools_on(total, {"cpu": 12 * 2**30, "small": 2**33}), costs)
+    assert {plan.units[key].model.name for key in found.misfits} == {"large"}
+    told = next(iter(found.misfits.values()))
+    assert "of zoo/large@1 needs about" in told
+    assert "on one node; the largest node of pool 'cpu' has 12.0 GiB" in told
+
+
+def test_what_the_fleet_says_of_nodes_holds_and_memory_that_is_not_counted_is_not_asked_for(
+    make_fleet, fleet_text
+):
+    pools = "cpu: {cpus: 2, memory: 64GiB, memory_per_node: 32GiB}\n  any: {cpus: 1}"
+    declared = pools_of(make_fleet(fleet_text.replace("cpu: {cpus: 2}", pools)))
+    assert declared["cpu"].node_memory_bytes == 32 * 2**30
+    assert pools_on(declared, {"cpu": 1, "any": 1}) == declared
 
 
 def test_one_pools_bound_is_its_work_over_its_slots(make_plan, make_model, make_pool, costs):

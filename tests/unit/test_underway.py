@@ -35,6 +35,9 @@ class Worker:
     def capacity(self):
         return {"cpu": 2}
 
+    def largest_nodes(self):
+        return {}
+
     def submit(self, assignment):
         self.started.append(assignment)
         self.seen.append(underway.left(self.store))

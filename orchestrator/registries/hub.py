@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from orchestrator.errors import NoSuchVersion, NotPermitted, RegistryError
+from orchestrator.errors import Failing, NoSuchVersion, NotPermitted, PrunefleetError, RegistryError
 from orchestrator.names import is_sha256, natural, problem_of_path, shown
 from orchestrator.registries.hub_server import HubServer
 from orchestrator.registries.remote import Offer, RemoteFile
@@ -30,7 +30,7 @@ class HubSource:
     def offers(self) -> Iterator[Offer]:
         """By repository, then by the first of the names that a commit has."""
         url, shows_any = self.server.url, False
-        denied: list[NotPermitted] = []
+        failed: list[PrunefleetError] = []
         for repository, is_named in self._repositories():
             try:
                 for commit in self._commits(repository):
@@ -40,12 +40,15 @@ class HubSource:
                 if is_named:
                     yield _broken(repository, f"{url}/{repository}", f"{url} {HIDDEN}")
             except NotPermitted as error:  # which the Hub also answers of what is not there
-                denied.append(error)
+                failed.append(error)
                 yield _broken(repository, f"{url}/{repository}", f"{url} {HIDDEN}: {error}")
+            except Failing as error:
+                failed.append(error)
+                yield _broken(repository, f"{url}/{repository}", str(error))
             except RegistryError as error:
                 yield _broken(repository, f"{url}/{repository}", str(error))
-        if denied and not shows_any:
-            raise denied[0]
+        if failed and not shows_any:
+            raise failed[0]
 
     def offer(self, name: str, version: str) -> Offer:
         """A commit, named in full. Errors: NoSuchVersion."""
@@ -141,7 +144,7 @@ def is_commit(text: str) -> bool:
 
 
 def _broken(repository: str, uri: str, problem: str) -> Offer:
-    return Offer(name=repository, version="main", vouched="", uri=uri, problem=problem)
+    return Offer(name=repository, version="main", vouched="", uri=uri, problem=problem, is_unseen=True)
 
 
 def _rows(value: object, what: str) -> list[dict[str, Any]]:

@@ -41,7 +41,12 @@ class HubCacheSource:
                     name = folder.removeprefix(_FOLDER).replace("--", "/")
                     why = f"its folder cannot be read: {error.strerror}"
                     yield Offer(
-                        name=name, version="main", vouched="", uri=str(self._root / folder), problem=why
+                        name=name,
+                        version="main",
+                        vouched="",
+                        uri=str(self._root / folder),
+                        problem=why,
+                        is_unseen=True,
                     )
 
     def offer(self, name: str, version: str) -> Offer:

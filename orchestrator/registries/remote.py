@@ -69,6 +69,8 @@ class Offer:
     problem: str = ""
     place: str = ""
     """Where the source finds its files."""
+    is_unseen: bool = False
+    """Nothing but its name could be read, so that no more than its name decides whether it is selected."""
 
 
 class Source(Protocol):
@@ -210,10 +212,13 @@ class RemoteRegistry:
 
 
 def selects(select: Select, offer: Offer) -> bool:
-    """Whether the fleet wants this version."""
+    """Whether the fleet wants this version, or may want it, for all that can be known of it."""
+    if not fnmatchcase(offer.name, select.name):
+        return False
+    if offer.is_unseen:
+        return True
     return (
-        fnmatchcase(offer.name, select.name)
-        and fnmatchcase(offer.version, select.version)
+        fnmatchcase(offer.version, select.version)
         and (select.alias is None or any(fnmatchcase(alias, select.alias) for alias in offer.aliases))
         and all(fnmatchcase(offer.tags.get(tag, ""), glob) for tag, glob in select.tags.items())
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
-from orchestrator.errors import NoSuchVersion, NotFound
+from orchestrator.errors import NoSuchVersion, NotFound, RegistryError
 from orchestrator.identity import digest
 from orchestrator.names import natural
 from orchestrator.ports import Stat
@@ -47,12 +48,17 @@ class S3Source:
         for first, objects in groupby(self._store.listed(""), key=lambda found: found.key.partition("/")[0]):
             found = _folders(objects)
             folders = {parts: files for parts, files in found.items() if _is_version(parts, files, found)}
+            aliases = {
+                "/".join(parts): self._read_aliases("/".join(parts))
+                for parts, files in found.items()
+                if self._with_aliases and FILE in files
+            }
             for parts in sorted(folders, key=lambda parts: [natural(part) for part in parts]):
                 if len(parts) == 2 and parts[1] == ONLY_VERSION and (first,) in folders:
                     why = f"what lies above it is already the version {ONLY_VERSION}; move one of them"
                     yield self._offer(parts, folders[parts], why)
                 elif parts:
-                    yield self._offer(parts, folders[parts])
+                    yield _aliased(self._offer(parts, folders[parts]), aliases)
 
     def offer(self, name: str, version: str) -> Offer:
         """One version, by listing what begins with its name. Errors: NoSuchVersion."""
@@ -86,16 +92,27 @@ class S3Source:
             version=version,
             vouched=digest(vouched) if not problem and not problem_of(place) else "",
             uri=f"{self._store.url}/{place}",
-            aliases=self._aliases_of(name, version) if self._with_aliases else (),
             files={path: RemoteFile(one.bytes) for path, one in files.items()},
             problem=problem,
             place=place,
         )
 
-    def _aliases_of(self, name: str, version: str) -> tuple[str, ...]:
-        if problem_of(f"{name}/{FILE}"):
-            return ()
-        return tuple(alias for alias, to in read_alias_object(self._store, name)[0].items() if to == version)
+    def _read_aliases(self, model: str) -> Mapping[str, str] | str:
+        """Alias -> version, or why that cannot be told."""
+        if problem_of(f"{model}/{FILE}"):
+            return {}
+        try:
+            return read_alias_object(self._store, model)[0]
+        except RegistryError as error:
+            return f"whether it is selected cannot be told: {error}"
+
+
+def _aliased(offer: Offer, aliases: Mapping[str, Mapping[str, str] | str]) -> Offer:
+    """The offer with the aliases of its model that point to it."""
+    told = aliases.get(offer.name, {})
+    if isinstance(told, str):
+        return replace(offer, problem=told, is_unseen=True)
+    return replace(offer, aliases=tuple(alias for alias, to in told.items() if to == offer.version))
 
 
 def read_alias_object(store: S3Store, model: str) -> tuple[dict[str, str], str | None]:

@@ -90,3 +90,32 @@ def test_a_server_that_answers_for_nothing_any_more_is_no_fault_of_its_versions(
     registry = RemoteRegistry("zoo", DyingSource(error), Select())
     with pytest.raises(Unreachable, match="nobody is there"):
         list(registry.scan())
+
+
+@pytest.mark.parametrize("failing", ["huggingface"], indirect=True)
+def test_a_repository_whose_names_the_hub_fails_to_tell_breaks_alone_but_a_hub_that_shows_none_is_unreachable(
+    failing,
+):
+    place, proxy = failing
+    proxy.reset(Rates(error=1.0, only="models/org/bad/refs"))
+    bad, good = place.scan()
+    assert "500" in bad.problem
+    assert (good.name, good.problem) == ("org/good", "")
+    proxy.reset(Rates(error=1.0, only="refs"))
+    with pytest.raises(Failing):
+        place.scan()
+
+
+@pytest.mark.parametrize("failing", ["huggingface"], indirect=True)
+def test_a_named_repository_that_is_not_shown_is_told_although_only_an_alias_of_it_is_wanted(
+    failing, request
+):
+    place, _ = failing
+    repository = request.getfixturevalue("hub").repository("org/good")
+    repository.tags["champion"] = repository.branches["v1"]
+    place.spec = place.spec.model_copy(update={"owner": None, "repositories": ("org/good", "org/typo")})
+    good, missing = place.registry(select=Select(alias="champion")).scan()
+    assert (good.name, good.problem, missing.name) == ("org/good", "", "org/typo")
+    assert "no such repository" in missing.problem
+    (only,) = place.registry(select=Select(name="org/g*", alias="champion")).scan()
+    assert only.name == "org/good"

@@ -9,6 +9,7 @@ from servers.tiny_files import model
 
 from orchestrator import scratch
 from orchestrator.errors import RegistryError, StoreError
+from orchestrator.registries import s3
 from orchestrator.registries.opening import open_outlet, open_registry
 from orchestrator.registries.s3 import BEGUN, LISTING, S3Source, store_of
 from orchestrator.specs.registries import S3RegistrySpec, Select
@@ -121,3 +122,20 @@ def test_what_is_opened_lies_where_a_killed_process_leaves_nothing_for_ever(spec
     put("lm/v1", model())
     with open_outlet("out", spec).opened("lm", "v1") as directory:
         assert directory.name.startswith(scratch.PREFIX)
+
+
+def test_the_aliases_of_a_model_are_read_once_and_damaged_ones_break_that_model_alone(spec, put, monkeypatch):
+    for place in ("bad/v1", "good/v1", "good/v2", "good/v3", "none/v1"):
+        put(place, model())
+    put("bad", {"aliases.json": b"{"})
+    put("good", {"aliases.json": b'{"champion": "v2"}'})
+    read: list[str] = []
+    original = s3.read_alias_object
+    monkeypatch.setattr(
+        s3, "read_alias_object", lambda store, name: read.append(name) or original(store, name)
+    )
+    bad, good = scan(spec.model_copy(update={"select": Select(alias="champion")}))
+    assert (good.id, good.problem) == ("zoo/good@v2", "")
+    assert bad.id == "zoo/bad@v1"
+    assert "aliases.json" in bad.problem
+    assert read == ["bad", "good"]

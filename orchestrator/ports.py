@@ -166,6 +166,7 @@ class AttemptEnded:
     failure: Failure | None = None
     node: str = ""
     wall_seconds: float = 0.0
+    """That its worker was at work, by the worker's own clock; of one that died without a word, all since its submission."""
 
 
 class Backend(Protocol):

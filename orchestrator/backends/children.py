@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -40,11 +41,15 @@ def start(
     return process, ours
 
 
-def hear(process: BaseProcess, pipe: Connection) -> Answer:
-    """Waits for the end of the child: its reports, or why there are none; a death without a word is POISON."""
+def hear(process: BaseProcess, pipe: Connection) -> tuple[Answer, float | None]:
+    """Waits for the end of the child: its reports, or why there are none, and the seconds that its body took.
+
+    A death without a word is POISON, and nobody knows how long it took.
+    """
     answer: Answer
+    seconds: float | None = None
     try:
-        answer = pipe.recv()
+        answer, seconds = pipe.recv()
     except (EOFError, OSError):  # at once, or in the middle of a word
         process.join()
         answer = Failure(
@@ -52,14 +57,14 @@ def hear(process: BaseProcess, pipe: Connection) -> Answer:
         )
     pipe.close()
     process.join()
-    return answer
+    return answer, seconds
 
 
 def run_apart(body: Body, payload: Any) -> Answer:
     """The body in a child of its own: whoever kills this process has not killed what the body runs, and the reverse."""
     process, pipe = start(multiprocessing.get_context("spawn"), body, payload)
     try:
-        return hear(process, pipe)
+        return hear(process, pipe)[0]
     finally:
         process.kill()
 
@@ -68,13 +73,14 @@ def _run(body: Body, payload: Any, pipe: Connection, environment: dict[str, str]
     os.environ.clear()
     os.environ.update(environment)
     threading.Thread(target=_follow, daemon=True).start()
+    begun = time.monotonic()
     try:
         answer: Answer = body(payload)
     except Exception as error:  # the body's own fault, not a unit's; the parent hears of it
         told = masked(f"{type(error).__name__}: {error}")
         answer = Failure(failure_class=FailureClass.INTERNAL, error=told)
     with suppress(BrokenPipeError):  # nobody listens any more
-        pipe.send(answer)
+        pipe.send((answer, time.monotonic() - begun))
         pipe.close()
 
 

@@ -88,7 +88,7 @@ class LocalBackend:
 
     def _end(self, attempt_id: str) -> AttemptEnded:
         child = self.children.pop(attempt_id)
-        answer = children.hear(child.process, child.pipe)
+        answer, seconds = children.hear(child.process, child.pipe)
         self.devices.give_back(attempt_id)
         reports, failure = ((), answer) if isinstance(answer, Failure) else (answer, None)
         return AttemptEnded(
@@ -96,5 +96,5 @@ class LocalBackend:
             reports=reports,
             failure=failure,
             node="local",
-            wall_seconds=time.monotonic() - child.started,
+            wall_seconds=time.monotonic() - child.started if seconds is None else seconds,
         )

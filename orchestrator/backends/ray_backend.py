@@ -192,17 +192,17 @@ class RayBackend:
 
     def _end(self, ref: Any) -> AttemptEnded:
         attempt_id = self.refs.pop(ref)
-        seconds = time.monotonic() - self.started.pop(attempt_id)
+        since_submission = time.monotonic() - self.started.pop(attempt_id)
         units = self.units.pop(attempt_id)
         was_apart = attempt_id in self.apart
         self.apart.discard(attempt_id)
         try:
-            answer, node = ray.get(ref)
+            answer, node, seconds = ray.get(ref)
         except ray_errors.RayError as error:
             failure = Failure(failure_class=self._blame(error, was_apart=was_apart), error=_words(error))
             if failure.failure_class is FailureClass.POISON:
                 self.suspects.update(units)
-            return AttemptEnded(attempt_id=attempt_id, failure=failure, wall_seconds=seconds)
+            return AttemptEnded(attempt_id=attempt_id, failure=failure, wall_seconds=since_submission)
         if isinstance(answer, Failure):
             return AttemptEnded(attempt_id=attempt_id, failure=answer, node=node, wall_seconds=seconds)
         return AttemptEnded(attempt_id=attempt_id, reports=answer, node=node, wall_seconds=seconds)
@@ -362,9 +362,10 @@ def _words(error: ray_errors.RayError) -> str:
 
 
 def _remote(body: Body) -> Any:
-    def run(payload: Any, is_apart: bool = False) -> tuple[Answer, str]:
+    def run(payload: Any, is_apart: bool = False) -> tuple[Answer, str, float]:
+        begun = time.monotonic()
         answer = run_apart(body, payload) if is_apart else body(payload)
-        return answer, _untyped.util.get_node_ip_address()
+        return answer, _untyped.util.get_node_ip_address(), time.monotonic() - begun
 
     return _untyped.remote(max_retries=0, retry_exceptions=False, enable_task_events=False)(run)
 

@@ -77,6 +77,26 @@ def test_a_good_attempt_brings_its_reports(backend):
     assert event.node
 
 
+def test_what_waits_for_a_slot_or_to_be_heard_is_not_at_work(backend, tmp_path):
+    files = [tmp_path / "a", tmp_path / "b"]
+    for file in files:
+        backend.submit(
+            assignment(f"holds-{file.name}", do="tell", variable="HOME", file=str(file), waits=True)
+        )
+    deadline = time.monotonic() + 90
+    while not all(file.exists() for file in files):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    backend.submit(assignment("waits"))
+    time.sleep(0.5)
+    released = time.monotonic()
+    for file in files:
+        file.unlink()
+    events = ended(backend, 3)
+    assert 0 <= events["waits"].wall_seconds <= time.monotonic() - released
+    assert min(events[f"holds-{file.name}"].wall_seconds for file in files) >= 0.5
+
+
 def test_several_attempts_end_each_once(backend):
     for number in range(6):
         backend.submit(assignment(f"many{number}"))

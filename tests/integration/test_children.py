@@ -32,7 +32,7 @@ def answer(request):
 
     def ask(**payload):
         context = multiprocessing.get_context(request.param)
-        return children.hear(*children.start(context, bodies.act, {"keys": ["a", "b"], **payload}))
+        return children.hear(*children.start(context, bodies.act, {"keys": ["a", "b"], **payload}))[0]
 
     return ask
 

@@ -255,3 +255,19 @@ def test_groups_that_stand_upright_are_masked_as_those_that_lie(drawn):
     gone = torch.empty(score.t().shape)
     mark_upright(score.t(), kept, gone)
     assert torch.equal(gone, lying.t().float())
+
+
+@pytest.mark.parametrize("group", range(2, 17))
+def test_what_is_left_of_the_sorting_network_finds_the_least_that_stays(group):
+    """For every group of up to 16 and every number that stays, with equals and without, in both kinds of numbers."""
+    draw = np.random.default_rng(group)
+    for kept in range(1, group):
+        for scores in (
+            draw.random((40, group), dtype=np.float32),
+            draw.integers(0, 3, (40, group)).astype(np.float32),
+        ):
+            mask = mask_of(torch.from_numpy(scores), None, f"{kept}:{group}", None).numpy()
+            order = np.argsort(-scores, axis=1, kind="stable")
+            expected = np.ones_like(mask)
+            np.put_along_axis(expected, order[:, :kept], False, axis=1)
+            assert (mask == expected).all(), (kept, group)

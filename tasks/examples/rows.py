@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.contract import BadInput
+from tasks.files.strictjson import NotStrict, decoded
 
 MAX_ROW_BYTES = 16 * 2**20
 """Of one line, or of one Parquet value: far above any calibration text or image."""
@@ -100,26 +100,9 @@ def _bad_line(place: Place, why: str) -> BadInput:
 
 
 def _parsed(line: bytes, place: Place) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise _bad_line(place, f"the key {twice[:100]!r} stands in it twice")
-        return result
-
-    def refuse_constant(name: str) -> NoReturn:
-        raise _bad_line(place, f"{name} is no JSON number")
-
     try:
-        values = json.loads(line.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant)
-    except UnicodeDecodeError as error:
-        raise _bad_line(place, f"it is not UTF-8 at byte {error.start}") from error
-    except RecursionError as error:
-        raise _bad_line(place, "it is nested too deeply") from error
-    except json.JSONDecodeError as error:
-        raise _bad_line(place, f"it is not JSON: {error.msg} at character {error.colno}") from error
-    except ValueError as error:  # an integer of more digits than Python converts
+        values = decoded(line)
+    except NotStrict as error:
         raise _bad_line(place, str(error)) from error
     if not isinstance(values, dict):
         raise _bad_line(place, f"it holds a {type(values).__name__}, not an object")

@@ -13,8 +13,8 @@ MAX_MARKS = 2_500_000
 """How often each of `"`, `[` and `,` may stand in a file; 200,000 tensors need two million quotes."""
 
 
-class _Refused(ValueError):
-    """Carries the reason out of the parser's hooks."""
+class NotStrict(ValueError):
+    """What is wrong with a text, in words that follow on its name."""
 
 
 def parse_object(
@@ -40,23 +40,32 @@ def parse_object(
         if data.count(mark) > MAX_MARKS:
             refuse(f"it holds more than {MAX_MARKS} times the character {chr(mark)}")
     try:
-        text = data.decode("utf-8")
-        value = _decoder(may_be_infinite).decode(text)
-        if "\\u" in text and _has_half_pairs(value):
-            raise _Refused("a text in it holds half a surrogate pair")
-    except UnicodeDecodeError as error:
-        refuse(f"it is not UTF-8 at byte {error.start}")
-    except RecursionError:
-        refuse("it is nested too deeply")
-    except _Refused as error:
+        value = decoded(data, may_be_infinite=may_be_infinite)
+    except NotStrict as error:
         refuse(str(error))
-    except json.JSONDecodeError as error:
-        refuse(f"it is not JSON: {error.msg} at byte {len(text[: error.pos].encode())}")
-    except ValueError as error:  # an integer of more digits than Python converts
-        refuse(f"it holds a number that no file needs: {error}")
+    if b"\\u" in data and _has_half_pairs(value):
+        refuse("a text in it holds half a surrogate pair")
     if not isinstance(value, dict):
         refuse(f"it is a JSON {type(value).__name__}, not an object")
     return value
+
+
+def decoded(data: bytes, *, may_be_infinite: bool = False) -> Any:
+    """The JSON value in the bytes, in which escapes may still make half characters. Errors: NotStrict."""
+    try:
+        text = data.decode("utf-8")
+        return _decoder(may_be_infinite).decode(text)
+    except NotStrict:
+        raise
+    except UnicodeDecodeError as error:
+        raise NotStrict(f"it is not UTF-8 at byte {error.start}") from error
+    except RecursionError as error:
+        raise NotStrict("it is nested too deeply") from error
+    except json.JSONDecodeError as error:
+        place = len(text[: error.pos].encode())
+        raise NotStrict(f"it is not JSON: {error.msg} at byte {place}") from error
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise NotStrict(f"it holds a number that no file needs: {error}") from error
 
 
 def _decoder(may_be_infinite: bool) -> json.JSONDecoder:
@@ -66,20 +75,20 @@ def _decoder(may_be_infinite: bool) -> json.JSONDecoder:
         nonlocal objects
         objects += 1
         if objects > MAX_OBJECTS:
-            raise _Refused(f"it holds more than {MAX_OBJECTS} objects")
+            raise NotStrict(f"it holds more than {MAX_OBJECTS} objects")
         result = dict(pairs)
         if len(result) != len(pairs):
-            raise _Refused(f"the key {_first_repeated(pairs)[:200]!r} stands in it twice")
+            raise NotStrict(f"the key {_first_repeated(pairs)[:200]!r} stands in it twice")
         return result
 
     def whole(digits: str) -> int:
         if digits == "-0":
-            raise _Refused("the number -0 is no whole number")
+            raise NotStrict("the number -0 is no whole number")
         return int(digits)
 
     def constant(name: str) -> float:
         if not may_be_infinite:
-            raise _Refused(f"{name} is no JSON number")
+            raise NotStrict(f"{name} is no JSON number")
         return float(name.replace("Infinity", "inf"))
 
     return json.JSONDecoder(object_pairs_hook=unique, parse_int=whole, parse_constant=constant)

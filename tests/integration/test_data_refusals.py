@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -54,6 +56,14 @@ def test_an_overlong_line_is_refused_without_reading_it_whole(tmp_path, monkeypa
     with pytest.raises(BadInput, match="longer than 100 bytes") as caught:
         read(text_set(file))
     assert caught.value.line == 2
+
+
+def test_a_repeated_key_among_very_many_is_found_at_once(tmp_path):
+    line = "{" + ",".join(f'"{number}":0' for number in range(100_000)) + ',"99999":0}'
+    began = time.process_time()
+    with pytest.raises(BadInput, match="'99999' stands in it twice"):
+        read(text_set(lines(tmp_path, line)))
+    assert time.process_time() - began < 20
 
 
 @pytest.mark.parametrize("value", [None, [1], {"a": 1}])

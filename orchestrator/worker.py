@@ -36,7 +36,7 @@ from orchestrator.scratch import scratch_directory
 from orchestrator.spec import StoreSpec
 from orchestrator.specs.registries import RegistrySpec
 from orchestrator.tables.listing import result_key
-from tasks.contract import BadInput, Dataset, Finding, Product, Work
+from tasks.contract import BadInput, Dataset, Finding, Product, Work, is_of_memory
 
 Tables = dict[str, list[Any]]
 """Rows by table name."""
@@ -393,13 +393,10 @@ def classify(error: BaseException) -> Failure:
             kind = FailureClass.PERMISSION
         case errors.StoreError() | errors.RegistryError() | errors.Unreachable():
             kind = FailureClass.STORAGE
-        case MemoryError():
-            kind = FailureClass.MEMORY
         case ImportError():
             kind = FailureClass.ENVIRONMENT
         case _:
-            torch_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-            kind = FailureClass.MEMORY if torch_memory else FailureClass.INTERNAL
+            kind = FailureClass.MEMORY if is_of_memory(error) else FailureClass.INTERNAL
     text = (
         str(error)
         if isinstance(error, BadInput | errors.PrunefleetError)

@@ -82,6 +82,22 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether an error, Python's or torch's, says that memory ran out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _MEMORY)
+
+
+def raise_if_of_machine(error: BaseException) -> None:
+    """Raises the error again if memory ran out or an accelerator failed: first in what else blames a model for any error."""
+    if is_of_memory(error) or type(error).__name__ == "AcceleratorError":
+        raise error
+
+
 class BadInput(Exception):
     """The model, the dataset or the parameters are at fault; trying again cannot help."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Any
 
-from tasks.contract import Finding, Product, Work
+from tasks.contract import Finding, Product, Work, raise_if_of_machine
 from tasks.cutting.choosing import choose_cut, units_of
 from tasks.cutting.cutrecipes import DEPTH, CutRecipe
 from tasks.cutting.cuts import Cut
@@ -150,7 +150,8 @@ def _way(wide: Model, config: ModelConfig, kind: _Kind) -> Leaving | None:
                 found = answer_of(wide)()
         except (
             Exception
-        ):  # a model's code may fail in any manner where weights have other sizes than it expects
+        ) as error:  # where weights have other sizes than a model's code expects, it may fail in any manner
+            raise_if_of_machine(error)
             continue
         if found.shape == expected.shape and apart(found, expected) <= SAME:
             return way

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tasks.contract import BadInput
+from tasks.contract import BadInput, raise_if_of_machine
 from tasks.cutting.symmetry import Answer
 from tasks.examples.batches import Batch, logits_of
 from tasks.examples.tokenizing import vocabulary_size
@@ -49,6 +49,7 @@ def sound_answer(small: Model) -> torch.Tensor:
     try:
         return answer_of(small)()
     except RuntimeError as error:
+        raise_if_of_machine(error)
         raise BadInput(
             "the smaller model does not run",
             why=f"with these sizes torch says: {str(error)[:300]}",

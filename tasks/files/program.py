@@ -123,7 +123,7 @@ def _read(document: Mapping[str, Any], file: str) -> Program:
         refuse(file, f"it has more than {MAX_STEPS} steps")
     _check_order(steps, {*weights, *inputs}, file)
     answers = _answers(signature["output_specs"], file)
-    made = {*weights, *inputs, *_names([step.results for step in steps])}
+    made = {*weights, *inputs, *names_in([step.results for step in steps])}
     if not set(answers) <= made:
         refuse(file, "it answers a value that no step makes")
     ranges = document["range_constraints"]
@@ -352,7 +352,7 @@ def _check_order(steps: Sequence[Step], known: set[str], file: str) -> None:
         for name in refs(list(step.arguments.values())):
             if name not in made:
                 refuse(file, f"{step.target} uses {name[:80]!r} before any step makes it")
-        new = list(_names([step.results]))
+        new = list(names_in([step.results]))
         if len(set(new)) < len(new) or made & set(new):
             refuse(file, f"{step.target} makes {new[0][:80]!r}, which is there already")
         if long := next((name for name in new if len(name) > MAX_NAME), None):
@@ -360,9 +360,10 @@ def _check_order(steps: Sequence[Step], known: set[str], file: str) -> None:
         made.update(new)
 
 
-def _names(results: Any) -> Iterator[str]:
+def names_in(results: Any) -> Iterator[str]:
+    """The names that a step gives to what it makes."""
     if isinstance(results, str):
         yield results
     elif isinstance(results, list | tuple):
         for item in results:
-            yield from _names(item)
+            yield from names_in(item)

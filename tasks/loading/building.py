@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from tasks.contract import BadInput
+from tasks.contract import BadInput, raise_if_of_machine
 from tasks.files.archives import refuse
 from tasks.files.configs import CONFIG, ModelConfig
 from tasks.files.programfile import open_program
@@ -178,6 +178,7 @@ def _building() -> Iterator[None]:
     except BadInput:
         raise
     except Exception as error:  # a config decides what transformers does, so any error may be its fault
+        raise_if_of_machine(error)
         why = f"transformers cannot build a model from it ({type(error).__name__}: {str(error)[:300]})"
         raise BadInput(
             "the model's config cannot be used", why=why, do="Use the config.json of the export.", file=CONFIG

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.contract import BadInput, Finding
+from tasks.contract import BadInput, Finding, raise_if_of_machine
 from tasks.files.configs import CONFIG, special_tokens
 
 _TOKENS = 4
@@ -22,6 +22,7 @@ def check_causal(module: Any, settings: Any) -> tuple[Finding, ...]:
     try:
         logits = _logits(module, _texts(module, settings))[:, :-1]
     except Exception as error:  # a model's code may fail in any manner on a text that is none
+        raise_if_of_machine(error)
         return (
             _not_probed(f"it cannot be run on {_TOKENS} tokens ({type(error).__name__}: {error!s:.200})"),
         )

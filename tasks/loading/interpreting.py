@@ -5,6 +5,7 @@ torch.export.load is not used: it unpickles examples and evaluates sizes and gua
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -12,8 +13,9 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from tasks.contract import raise_if_of_machine
 from tasks.files.archives import PROGRAM, refuse
-from tasks.files.program import Coded, Program, Ref, Step, Tensor, refs
+from tasks.files.program import Coded, Program, Ref, Step, Tensor, names_in, refs
 from tasks.loading.operators import functional, is_view, only_checks, operator_named
 
 DTYPES: Mapping[int, torch.dtype] = {
@@ -55,7 +57,8 @@ class _Ready:
 class ExportedProgram(nn.Module):
     """A program's weights under their own names, in linear, convolution, embedding and norm layers where it has such.
 
-    Errors: BadInput, for an operator that programs may not call, or one that behaves as in training.
+    Errors: BadInput, for an operator that programs may not call, or one that behaves as in training; for a program without
+    parameters, and for one that reads a single number.
     """
 
     def __init__(
@@ -63,20 +66,27 @@ class ExportedProgram(nn.Module):
     ):
         """`weights`: stored name -> (the name of the weight that it is, shape, dtype, whether it is a parameter)."""
         super().__init__()
+        _check_kind(program, [is_parameter for *_, is_parameter in weights.values()])
         self._program = program
-        tensors: dict[str, torch.Tensor] = {}
+        self._stored = {name: first for name, (first, *_) in weights.items()}
+        self._names: dict[str, list[str]] = defaultdict(list)
+        for name, first in self._stored.items():
+            self._names[first].append(name)
+        self._embedding: str | None = None
+        self._head: str | None = None
+        self._steps: tuple[_Ready, ...] = ()
+        self._batch = next(iter(program.inputs.values())).sizes[0]
+        if (sides := image_size(program)) is not None:
+            self.image_size = sides
+        tensors: dict[
+            str, torch.Tensor
+        ] = {}  # only now, since a weight may have the name of none of the above
         for name, (first, shape, dtype, is_parameter) in weights.items():
             if first not in tensors:
                 empty = torch.empty(shape, dtype=dtype)
                 tensors[first] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
             _register(self, name, tensors[first])
-        self._stored = {name: first for name, (first, *_) in weights.items()}
-        self._embedding: str | None = None
-        self._head: str | None = None
         self._steps = self._prepared()
-        self._batch = next(iter(program.inputs.values())).sizes[0]
-        if (sides := image_size(program)) is not None:
-            self.image_size = sides
 
     def get_input_embeddings(self) -> nn.Module:
         """The table in which tokens are looked up."""
@@ -127,38 +137,41 @@ class ExportedProgram(nn.Module):
             try:
                 _keep(step.results, step.call(values), values)
             except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+                raise_if_of_machine(error)
                 why = f"its step {step.target} fails: {' '.join(str(error).split())[:300]}"
                 refuse(PROGRAM, why, do="Give it data of the sizes that it was exported for.")
             for name in step.done_with:
                 values.pop(name, None)
-        answer: torch.Tensor = values[self._program.answer]
+        answer = self._value(Ref(self._program.answer), values)
+        if not isinstance(answer, torch.Tensor):
+            refuse(PROGRAM, f"its answer is a {type(answer).__name__}, and no tensor")
         return answer
 
     def _prepared(self) -> tuple[_Ready, ...]:
-        last: dict[str, int] = {}
-        for place, step in enumerate(self._program.steps):
-            for name in refs(list(step.arguments.values())):
-                last[name] = place
-        last.pop(self._program.answer, None)
-        ready = []
-        for place, step in enumerate(self._program.steps):
-            if only_checks(step.target):
-                continue
-            done_with = tuple(
-                {name for name in refs(list(step.arguments.values())) if last.get(name) == place}
+        steps = [step for step in self._program.steps if step.results or not only_checks(step.target)]
+        read = [set(refs(list(step.arguments.values()))) for step in steps]
+        users = Counter(name for names in read for name in names)
+        makers = {name: step for step in steps for name in step.results if isinstance(name, str)}
+        needed = {self._program.answer}
+        done_with: list[tuple[str, ...]] = []
+        for step, names in zip(reversed(steps), reversed(read), strict=True):
+            done_with.append(tuple({*names, *names_in(step.results)} - needed))
+            needed |= names
+        return tuple(
+            _Ready(
+                target=step.target, call=self._call(step, users, makers), results=step.results, done_with=done
             )
-            call = self._call(step)
-            ready.append(_Ready(target=step.target, call=call, results=step.results, done_with=done_with))
-        return tuple(ready)
+            for step, done in zip(steps, reversed(done_with), strict=True)
+        )
 
-    def _call(self, step: Step) -> Call:
+    def _call(self, step: Step, users: Mapping[str, int], makers: Mapping[str, Step]) -> Call:
         if step.arguments.get(_RANDOM.get(step.target, "")):
             refuse(
                 PROGRAM, f"{step.target} behaves as in training", do="Call module.eval() before the export."
             )
         target = functional(step.target)
         if target != step.target:
-            self._check_nobody_sees(step)
+            self._check_nobody_sees(step, users, makers)
         found = operator_named(target)
         if found is None:
             why = f"it calls {step.target[:120]}, which is none of the operators that programs may call here"
@@ -198,13 +211,12 @@ class ExportedProgram(nn.Module):
                 return next(self.parameters()).device  # where the weights are now, wherever it was exported
         raise ValueError(f"there is no {kind} {number} here")
 
-    def _check_nobody_sees(self, step: Step) -> None:
+    def _check_nobody_sees(self, step: Step, users: Mapping[str, int], makers: Mapping[str, Step]) -> None:
         """An operator that works in place may be replaced where its input is used by nothing else, and is no view."""
         changed = next(iter(step.arguments.values()))
         name = changed.name if isinstance(changed, Ref) else ""
-        users = [other for other in self._program.steps if name in refs(list(other.arguments.values()))]
-        makers = [other for other in self._program.steps if name in other.results]
-        if len(users) != 1 or len(makers) != 1 or is_view(makers[0].target) or name == self._program.answer:
+        maker = makers.get(name)
+        if users.get(name) != 1 or maker is None or is_view(maker.target) or name == self._program.answer:
             why = f"{step.target} changes {name[:80]!r}, which other steps see too"
             refuse(PROGRAM, why, do="Export it without changes in place: program.run_decompositions().")
 
@@ -213,11 +225,7 @@ class ExportedProgram(nn.Module):
         weight = step.arguments.get("weight")
         if not isinstance(weight, Ref) or weight.name not in self._program.weights:
             return None
-        names = [
-            name
-            for name, first in self._stored.items()
-            if first == self._stored[self._program.weights[weight.name]]
-        ]
+        names = self._names[self._stored[self._program.weights[weight.name]]]
         made = None
         place = names[0].rpartition(".")[0]
         for name in names:
@@ -257,6 +265,15 @@ class ExportedProgram(nn.Module):
             made.register_parameter("bias", None)
         _put(self, path, made.eval())
         return made
+
+
+def _check_kind(program: Program, are_parameters: Sequence[bool]) -> None:
+    """Whether there is anything to prune, and examples can be given in batches."""
+    if not any(are_parameters):
+        refuse(PROGRAM, "it has no parameters, so nothing of it can be measured or pruned")
+    if not all(tensor.sizes for tensor in program.inputs.values()):
+        why = "it reads a single number, and models are given batches of examples"
+        refuse(PROGRAM, why, do="Let it read tensors whose first size is the batch.")
 
 
 def image_size(program: Program) -> tuple[int, int] | None:

@@ -290,12 +290,37 @@ _TENSORS = frozenset(
         "sym_numel",
     ]
 )
+_MOST = 2**63
+"""Sizes are below it, and so is what programs reckon with them: a few squarings would fill all memory."""
+
+
+def _of_sizes(call: Callable[..., Any]) -> Callable[..., Any]:
+    def bounded(*values: Any) -> Any:
+        if not all(isinstance(value, bool | int | float) for value in values):
+            raise TypeError(
+                f"it takes numbers, and is given {', '.join(type(value).__name__ for value in values)}"
+            )
+        made = call(*values)
+        if isinstance(made, int) and abs(made) >= _MOST:
+            raise OverflowError("it makes a number that is no size")
+        return made
+
+    return bounded
+
+
+def _item(values: Any, place: Any) -> Any:
+    if not isinstance(values, list | tuple) or type(place) is not int:
+        raise TypeError(f"it takes a list and a place in it, and is given {type(values).__name__}")
+    return values[place]
+
+
 _PYTHON: Mapping[str, Callable[..., Any]] = {
-    **{f"_operator.{name}": getattr(operator, name) for name in (
-        "add", "and_", "eq", "floordiv", "ge", "getitem", "gt", "le", "lt", "mod", "mul", "ne", "neg", "or_", "sub", "truediv",
+    "_operator.getitem": _item,
+    **{f"_operator.{name}": _of_sizes(getattr(operator, name)) for name in (
+        "add", "and_", "eq", "floordiv", "ge", "gt", "le", "lt", "mod", "mul", "ne", "neg", "or_", "sub", "truediv",
     )},
-    **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "sqrt", "trunc")},
-    **{f"torch.{name}": getattr(torch, name) for name in ("sym_float", "sym_int", "sym_max", "sym_min", "sym_not")},
+    **{f"math.{name}": _of_sizes(getattr(math, name)) for name in ("ceil", "floor", "sqrt", "trunc")},
+    **{f"torch.{name}": _of_sizes(getattr(torch, name)) for name in ("sym_float", "sym_int", "sym_max", "sym_min", "sym_not")},
 }  # fmt: skip
 """Of sizes, which are Python's numbers."""
 _VIEWS_BY_CHANCE = frozenset(

@@ -7,52 +7,12 @@ import struct
 import zipfile
 
 import pytest
+from cases.graphs import chain, program, relu, wrapped
 
 from tasks.contract import BadInput
 from tasks.files import archives
 from tasks.files.archives import read_archive
 from tasks.files.program import MAX_NAME, MAX_STEPS, read_program
-
-RELU = "torch.ops.aten.relu.default"
-NO_GRAD = "torch.ops.higher_order.wrap_with_set_grad_enabled"
-
-
-def tensor(name):
-    return {"as_tensor": {"name": name}}
-
-
-def relu(source, result):
-    return {"target": RELU, "inputs": [{"name": "self", "arg": tensor(source)}], "outputs": [tensor(result)]}
-
-
-def wrapped(source, result, nodes, last):
-    """A node that runs `nodes`, which read `a` and make `last`, as they are."""
-    graph = {"inputs": [tensor("a")], "outputs": [tensor(last)], "nodes": nodes, "tensor_values": {}}
-    given = [{"as_bool": False}, {"as_graph": {"name": "g", "graph": graph}}, tensor(source)]
-    inputs = [{"name": "", "arg": argument} for argument in given]
-    return {"target": NO_GRAD, "inputs": inputs, "outputs": [tensor(result)]}
-
-
-def program(nodes, answer):
-    leaf = '[1, {"type": null, "context": null, "children_spec": []}]'
-    value = {"dtype": 7, "sizes": [{"as_int": 2}]}
-    signature = {
-        "input_specs": [{"user_input": {"arg": tensor("x")}}],
-        "output_specs": [{"user_output": {"arg": tensor(answer)}}],
-    }
-    return {
-        "schema_version": {"major": 8},
-        "graph_module": {
-            "graph": {"nodes": nodes, "tensor_values": {"x": value}},
-            "signature": signature,
-            "module_call_graph": [{"fqn": "", "signature": {"in_spec": leaf, "out_spec": leaf}}],
-        },
-        "range_constraints": {},
-    }
-
-
-def chain(count, first="a"):
-    return [relu(first if place == 0 else f"v{place - 1}", f"v{place}") for place in range(count)]
 
 
 def test_names_inside_wrapped_graphs_are_apart_and_short():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tasks import pruning, sensitivity
+from tasks import cutsensitivity, pruning, sensitivity
 from tasks.amounts.promises import loss_over
 from tasks.contract import BadInput, Dataset, Work
 from tasks.examples.data import read
@@ -184,6 +184,15 @@ def test_units_are_chosen_as_the_cut_chooses_them(work, tmp_path, criterion):
     asked = work("LlamaForCausalLM", ["heads"], grid=(0.5,), criterion=criterion, config=ONE)
     (row,) = rows_of(asked)
     assert row["value"] == pytest.approx(cut_for_real(asked, "heads", 0.5, tmp_path / "out"), abs=1e-6)
+
+
+def test_a_trial_for_which_memory_runs_out_is_not_taken_for_one_that_the_model_cannot_do(work, monkeypatch):
+    def fail(model):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(cutsensitivity, "answer_of", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        rows_of(work("LlamaForCausalLM", ["width"]))
 
 
 def test_a_model_that_has_no_such_units_is_refused(work):

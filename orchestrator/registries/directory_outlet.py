@@ -75,8 +75,8 @@ class DirectoryOutlet:
 
     @property
     def url(self) -> str:
-        """The directory."""
-        return str(self.root)
+        """The directory, by the one path that does not go through links or `..`."""
+        return str(self.root.resolve())
 
     @contextmanager
     def shelf(self, model: str, *, make: bool) -> Iterator[DirectoryShelf]:

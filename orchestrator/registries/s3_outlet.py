@@ -104,8 +104,8 @@ class S3Outlet:
 
     @property
     def url(self) -> str:
-        """s3://bucket/prefix."""
-        return self._store.url
+        """s3://bucket/prefix, and at which server where it is named: buckets of two servers may be called alike."""
+        return f"{self._store.url} at {self._spec.endpoint}" if self._spec.endpoint else self._store.url
 
     @contextmanager
     def shelf(self, model: str, *, make: bool) -> Iterator[S3Shelf]:

@@ -139,3 +139,12 @@ def test_the_aliases_of_a_model_are_read_once_and_damaged_ones_break_that_model_
     assert bad.id == "zoo/bad@v1"
     assert "aliases.json" in bad.problem
     assert read == ["bad", "good"]
+
+
+def test_buckets_of_two_servers_that_are_called_alike_are_two_places(spec):
+    other = spec.model_copy(update={"endpoint": "http://127.0.0.1:9"})
+    ours, theirs, amazons = (
+        open_outlet("out", one).url for one in (spec, other, spec.model_copy(update={"endpoint": None}))
+    )
+    assert len({ours, theirs, amazons}) == 3
+    assert amazons == spec.url

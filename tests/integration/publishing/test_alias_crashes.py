@@ -102,6 +102,13 @@ def test_a_crashed_move_is_not_finished_by_another_fleet_that_calls_another_plac
     assert list(store.list("promotions-begun/")) == []
 
 
+def test_one_directory_is_one_place_by_whatever_path_a_fleet_names_it(target, tmp_path):
+    (tmp_path / "link").symlink_to(target.root)
+    (tmp_path / "fleet").mkdir()
+    paths = (target.root, tmp_path / "link", tmp_path / "fleet" / ".." / target.root.name)
+    assert {DirectoryOutlet("any", path).url for path in paths} == {str(target.root)}
+
+
 def test_a_damaged_announcement_stops_the_move_and_is_named(store, target, artifact):
     publication = make(store, target, artifact)
     with pytest.raises(Crash):

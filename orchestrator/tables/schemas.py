@@ -96,6 +96,9 @@ _TABLES: Mapping[str, Sequence[tuple[str, pa.DataType]]] = {
         ("steps", pa.int64()),
         ("tensors", pa.int64()),
         ("samples", pa.int64()),
+        ("fresh_before", pa.float64()),
+        ("fresh_after", pa.float64()),
+        ("fresh_samples", pa.int64()),
     ],
     "outcomes": [
         ("example", pa.int64()),

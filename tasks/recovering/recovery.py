@@ -51,11 +51,14 @@ def recover_(
     """Carries out the steps that `params` names, on the pruned module in place; zeros of `layers` stay zeros.
 
     `cut` says what was taken out, if the pruned model is a smaller one; `layers` are the pruned model's.
-    A step after which the loss on held-out examples is not lower is undone. The loss is that of the calibration data's
+    A step after which the loss on held-out examples is not lower is undone. Distillation is chosen among many looks at them, which
+    flatters it, so what it did is also told of a second fold, which it neither learns from nor looks at. The loss is that of the calibration data's
     labels or tokens, or for a model without a head the mean distance of embeddings to the dense ones.
     """
     learning, held = split(fitted)
+    lessons_of, fresh = split(learning) if len(learning.items) >= HELD_OUT else (learning, None)
     measure = _measure_of(dense, pruned, held)
+    measure_fresh = _measure_of(dense, pruned, fresh) if fresh and params.get("distill") else None
     masks = {layer.weight: pruned.module.get_parameter(layer.weight).detach() == 0 for layer in layers}
     rows: list[Row] = []
     changed: dict[str, None] = {}
@@ -65,10 +68,12 @@ def recover_(
             continue
         before = measure()
         kept = _values(pruned)
+        tell = measure_fresh if step == "distill" else None
+        fresh_before = tell() if tell else None
         if step == "distill":
             lessons = Lessons(**params["distill"], seed=seed)
             names = _trained(pruned, layers)
-            learned = distill_(dense, pruned, masks, names, learning, lessons, measure)
+            learned = distill_(dense, pruned, masks, names, lessons_of, lessons, measure)
             touched, after, taken = learned.changed, learned.best, learned.step
         else:
             touched, told = (
@@ -87,15 +92,22 @@ def recover_(
         rows.append(
             {
                 "step": step,
-                "loss_before": before if math.isfinite(before) else None,
+                "loss_before": _finite(before),
                 "loss_after": (after if is_better else before) if math.isfinite(before) else None,
                 "kept": bool(touched),
                 "steps": taken if touched else 0,
                 "tensors": len(touched),
                 "samples": len(held.items),
+                "fresh_before": _finite(fresh_before),
+                "fresh_after": _finite(tell() if tell and touched else fresh_before),
+                "fresh_samples": len(fresh.items) if tell and fresh else 0,
             }
         )
     return Recovered(rows=tuple(rows), changed=tuple(changed), findings=tuple(findings))
+
+
+def _finite(loss: float | None) -> float | None:
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 def split(fitted: Fitted) -> tuple[Fitted, Fitted]:

@@ -355,6 +355,38 @@ def test_a_fifth_of_the_examples_is_held_out(pair, size, held):
     assert sorted(item.number for item in (*learning.items, *out.items)) == list(range(size))
 
 
+def test_distillation_is_told_of_examples_that_it_never_saw(pair, monkeypatch):
+    made = pair("MLPForClassification")
+    dense, pruned, layers, fitted = made
+    learned_from = []
+    distill = recovery.distill_
+
+    def watched(dense, pruned, masks, names, learning, lessons, measure):
+        learned_from.extend(item.number for item in learning.items)
+        return distill(dense, pruned, masks, names, learning, lessons, measure)
+
+    monkeypatch.setattr(recovery, "distill_", watched)
+    learning, held = split(fitted)
+    fresh = replace(fitted, items=tuple(item for item in learning.items if item.number in (5, 11)))
+    before = loss_over(pruned, fresh)
+    lessons = {"steps": 16, "learning_rate": 3e-3, "temperature": 1.0}
+    (row,) = recover_(dense, pruned, layers, fitted, {"distill": lessons}, 0).rows
+    seen = {*learned_from, *(item.number for item in held.items)}
+    assert {item.number for item in fitted.items} - seen == {item.number for item in fresh.items} == {5, 11}
+    assert (row["fresh_before"], row["fresh_after"]) == (before, loss_over(pruned, fresh))
+    assert row["fresh_samples"] == 2
+    assert row["kept"]
+
+
+def test_few_examples_have_no_second_fold_and_steps_of_averages_need_none(pair):
+    dense, pruned, layers, fitted = pair("MLPForClassification")
+    lessons = {"steps": 2, "learning_rate": 1e-3, "temperature": 1.0}
+    few = replace(fitted, items=fitted.items[:5])
+    for given, params in ((few, {"distill": lessons}), (fitted, {"bias": True})):
+        (row,) = recover_(dense, pruned, layers, given, params, 0).rows
+        assert (row["fresh_before"], row["fresh_after"], row["fresh_samples"]) == (None, None, 0)
+
+
 def test_a_single_example_cannot_be_learned_from_and_held_out(pair):
     *_, fitted = pair("MLPForClassification")
     with pytest.raises(BadInput, match="no other to learn from"):

@@ -87,7 +87,11 @@ class _Record:
 
     survey: Survey
     run_id: str
-    started_at: float
+    share: Share | None
+    closed_before: str
+    """The closing that stood when it began."""
+    opening: Mapping[str, float]
+    """How the whole run began: `started_at`, and of its units `done_before`, `to_do` and `quarantined`."""
     measured: list[tuple[Unit, Pool, float]] = field(default_factory=list)
     findings: Counter[str] = field(default_factory=Counter)
     written_at: float = float("-inf")
@@ -124,17 +128,33 @@ class _Record:
         if at - self.written_at < STATUS_EVERY_SECONDS:
             return
         before = time.perf_counter()
+        own = {
+            name: {"running": progress.used_slots[name], "slots": slots} for name, slots in capacity.items()
+        }
         more = {
             "eta_seconds": progress.seconds_left(sum(capacity.values())),
-            "pools": {
-                name: {"running": progress.used_slots[name], "slots": slots}
-                for name, slots in capacity.items()
-            },
+            "pools": {**(self.share.pools_elsewhere if self.share else {}), **own},
             "notices": list(self.notices.values()),
         }
         with suppress(*STORE_ERRORS):  # the next one tells the same, and no work hangs on it
-            write_status(self.survey, self.run_id, "running", self.started_at, at, progress.counts, more)
+            if self.share is None or runs.closing(self.survey.store, self.run_id) == self.closed_before:
+                write_status(self, "running", at, more)
         self.written_at = at + 19 * (time.perf_counter() - before)
+
+    @property
+    def units(self) -> dict[str, int]:
+        """The units by state, as the whole run has them: what other clusters run, or had done before this one planned, counts."""
+        plan = self.survey.plan
+        found = Counter(self.counts)
+        found[UnitState.DONE] += len(plan.done) - int(self.opening["done_before"])
+        found[UnitState.QUARANTINED] += len(plan.quarantined) - int(self.opening["quarantined"])
+        elsewhere = self.share.running_elsewhere if self.share else 0
+        for state in (UnitState.READY, UnitState.WAITING):
+            running = min(elsewhere, found[state])
+            elsewhere -= running
+            found[state] -= running
+            found[UnitState.RUNNING] += running
+        return {state.value: found[state] for state in UnitState}
 
 
 def new_run_id(at: float) -> str:
@@ -157,11 +177,13 @@ def execute(
     clock = SystemClock()
     started_at = clock.now()
     run_id = run_id or new_run_id(started_at)
-    record = _Record(survey=survey, run_id=run_id, started_at=started_at)
+    before = runs.closing(survey.store, run_id)
+    opening = _opening(survey, run_id, started_at, share)
+    record = _Record(survey=survey, run_id=run_id, share=share, closed_before=before, opening=opening)
     if share and not survey.plan.todo and runs.has_ended(survey.store, run_id):
         return _left_to_others(survey, record, None, signals)
-    before = runs.closing(survey.store, run_id)
-    _open_run(survey, run_id, started_at)
+    if opening["started_at"] == started_at:
+        _open_run(record, started_at)
     with _told_if_it_dies(record, share):
         progress = _work(record, connect, options, signals, watchers, share) if survey.plan.todo else None
         if progress is not None:
@@ -230,9 +252,7 @@ def _told_if_it_dies(record: _Record, share: Share | None) -> Iterator[None]:
                 "notices": list(record.notices.values()),
             }
             with suppress(*STORE_ERRORS):
-                write_status(
-                    record.survey, record.run_id, "ended", record.started_at, time.time(), record.counts, more
-                )
+                write_status(record, "ended", time.time(), more)
         raise
 
 
@@ -275,7 +295,23 @@ def _order(survey: Survey, run_id: str, start: Start, options: RunOptions) -> Sh
     )
 
 
-def _open_run(survey: Survey, run_id: str, at: float) -> None:
+def _opening(survey: Survey, run_id: str, at: float, share: Share | None) -> dict[str, float]:
+    """How the run begins; for a cluster that comes to a run which lives, as the first one wrote."""
+    plan = survey.plan
+    now = {
+        "started_at": at,
+        "done_before": len(plan.done),
+        "to_do": len(plan.todo),
+        "quarantined": len(plan.quarantined),
+    }
+    there = read_object(survey.store, runs.status_key(run_id)) if share else {}
+    is_like_ours = there.get("state") == "running" and all(
+        isinstance(there.get(name), int | float) for name in now
+    )
+    return {name: there[name] for name in now} if is_like_ours else now
+
+
+def _open_run(record: _Record, at: float) -> None:
     import io
 
     import pyarrow as pa
@@ -283,7 +319,7 @@ def _open_run(survey: Survey, run_id: str, at: float) -> None:
 
     from orchestrator.planview import state_of
 
-    plan = survey.plan
+    survey, run_id, plan = record.survey, record.run_id, record.survey.plan
     rows = [
         {
             "unit_key": key,
@@ -305,35 +341,25 @@ def _open_run(survey: Survey, run_id: str, at: float) -> None:
     survey.store.put(f"runs/{run_id}/fleet.yaml", masked(survey.fleet_text).encode())
     survey.store.put(f"runs/{run_id}/plan.parquet", buffer.getvalue())
     lastrun.keep(survey.store, run_id, lastrun.CHAINS, plan.fleet, chain_rows(plan))
-    write_status(survey, run_id, "running", at, at, Counter({UnitState.WAITING: len(plan.todo)}), {})
+    record.counts = Counter({UnitState.WAITING: len(plan.todo)})
+    write_status(record, "running", at, {})
 
 
-def write_status(
-    survey: Survey,
-    run_id: str,
-    state: str,
-    started_at: float,
-    at: float,
-    counts: Mapping[UnitState, int],
-    more: Mapping[str, Any],
-) -> None:
-    """Overwrites the run's status: what `status` shows while the run lives and after it."""
-    plan = survey.plan
+def write_status(record: _Record, state: str, at: float, more: Mapping[str, Any]) -> None:
+    """Overwrites the run's status: what `status` shows while the run lives and after it. All its controllers tell of the whole run."""
+    survey, plan = record.survey, record.survey.plan
     status = {
-        "run_id": run_id,
+        "run_id": record.run_id,
         "fleet": plan.fleet,
         "state": state,
-        "started_at": started_at,
         "updated_at": at,
         "wanted": len(plan.units),
-        "done_before": len(plan.done),
-        "to_do": len(plan.todo),
         "impossible": len(plan.impossible) + len(survey.placement.misfits),
-        "quarantined": len(plan.quarantined),
-        "units": {unit_state.value: counts.get(unit_state, 0) for unit_state in UnitState},
+        "units": record.units,
+        **record.opening,
         **more,
     }
-    survey.store.put(f"runs/{run_id}/status.json", json.dumps(status, indent=1).encode())
+    survey.store.put(runs.status_key(record.run_id), json.dumps(status, indent=1).encode())
 
 
 def _close_run(
@@ -346,6 +372,8 @@ def _close_run(
 ) -> RunSummary:
     from orchestrator.reports.reporting import gains_of, verdicts_of, write_report
 
+    if record.share:
+        record.share.others = ()  # all have ended, or this one would not close
     rows, record.unfolded = _folded(survey)
     verdicts = verdicts_of(rows, _judged(survey.plan, progress))
     counts = progress.counts if progress else Counter[UnitState]()
@@ -354,14 +382,14 @@ def _close_run(
     closed = {
         "run_id": record.run_id,
         "fleet": survey.plan.fleet,
-        "started_at": record.started_at,
+        "started_at": record.opening["started_at"],
         "finished_at": at,
         "outcome": outcome,
         "exit_code": exit_code,
         "wanted": len(survey.plan.units),
-        "done_before": len(survey.plan.done),
-        "done": counts[UnitState.DONE],
-        "failed": counts[UnitState.FAILED] + counts[UnitState.QUARANTINED],
+        "done_before": record.opening["done_before"],
+        "done": record.units[UnitState.DONE],
+        "failed": record.units[UnitState.FAILED] + record.units[UnitState.QUARANTINED],
         "impossible": len(survey.plan.impossible) + len(survey.placement.misfits),
     }
     survey.store.put(runs.closed_key(record.run_id), json.dumps(closed).encode())
@@ -371,12 +399,12 @@ def _close_run(
         "stop_reason": reason,
         "finished_at": at,
         "verdicts": dict(verdicts),
-        "findings": dict(record.findings),
+        "findings": dict(record.findings if record.share is None else _findings_of(rows, record.run_id)),
         "notices": list(record.notices.values()),
         "published": len(published),
         "unpublished": {one.subject: masked(str(one.error)) for one in unpublished},
     }
-    write_status(survey, record.run_id, "ended", record.started_at, at, counts, more)
+    write_status(record, "ended", at, more)
     told = write_report(survey, record.run_id, closed, progress, rows, record.notices)
     return _summary(
         record,
@@ -403,6 +431,11 @@ def _folded(survey: Survey) -> tuple[Rows, PrunefleetError | None]:
         return rows_of_plan(survey.store, survey.plan), unfolded
     except STORE_ERRORS as error:
         return dict.fromkeys(SHOWN, ()), unfolded or error
+
+
+def _findings_of(rows: Rows, run_id: str) -> Counter[str]:
+    """Of a run's units, by kind, wherever they ran."""
+    return Counter(row["kind"] for row in rows["findings"] if row["run_id"] == run_id)
 
 
 def _left_to_others(

@@ -31,7 +31,7 @@ def read_status(store: ObjectStore, run_id: str) -> dict[str, Any]:
     if status is None:
         raise _unknown(store, run_id)
     if "problem" in status:
-        raise Damaged(f"{_status_key(run_id)} in {store.url}: {status['problem']}")
+        raise Damaged(f"{status_key(run_id)} in {store.url}: {status['problem']}")
     return status
 
 
@@ -85,7 +85,7 @@ def _unknown(store: ObjectStore, run_id: str) -> UnknownRun:
 
 def _status(store: ObjectStore, run_id: str) -> dict[str, Any] | None:
     try:
-        status = json.loads(store.get(_status_key(run_id)))
+        status = json.loads(store.get(status_key(run_id)))
     except NotFound:
         return None
     except (ValueError, RecursionError, Damaged) as error:
@@ -95,7 +95,8 @@ def _status(store: ObjectStore, run_id: str) -> dict[str, Any] | None:
     return {**status, "run_id": run_id}
 
 
-def _status_key(run_id: str) -> str:
+def status_key(run_id: str) -> str:
+    """Where a run's status stands."""
     return f"runs/{run_id}/status.json"
 
 
@@ -104,5 +105,5 @@ def _age(store: ObjectStore, status: Mapping[str, Any]) -> tuple[float, str]:
     run_id, started = str(status["run_id"]), status.get("started_at")
     if isinstance(started, int | float) and not isinstance(started, bool):
         return float(started), run_id
-    there = store.stat(_status_key(run_id))
+    there = store.stat(status_key(run_id))
     return (there.modified if there else 0.0, run_id)

@@ -215,6 +215,13 @@ def read_object(store: ObjectStore, key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def number_at(told: Any, *path: str) -> int:
+    """A whole number within mappings in mappings; 0 where there is none."""
+    for name in path:
+        told = told.get(name) if isinstance(told, Mapping) else None
+    return told if isinstance(told, int) and not isinstance(told, bool) else 0
+
+
 def peer_of(told: Mapping[str, Any]) -> Peer | None:
     """What a cluster's object says; None if it is none of ours."""
     match told:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.clusters.dividing import Block, cut, divide
-from orchestrator.clusters.runboard import MISSED, Board, Peer
+from orchestrator.clusters.runboard import MISSED, Board, Peer, number_at
 from orchestrator.domain import Failure, FailureClass
 from orchestrator.errors import StoreError, Unreachable
 from orchestrator.schedule.scheduling import ENDED, Progress, Stop, UnitState, free, hear, hold
@@ -30,6 +30,8 @@ class Share:
     mine: set[str] = field(default_factory=set)
     told: set[str] = field(default_factory=set)
     """Units whose end the others know, or told."""
+    others: tuple[Peer, ...] = ()
+    """The other clusters that live, as of the last look."""
     looked_at: float = float("-inf")
     stuck_since: float | None = None
     is_ousted: bool = False
@@ -38,6 +40,20 @@ class Share:
     def cluster(self) -> str:
         """This one's name."""
         return self.board.cluster
+
+    @property
+    def running_elsewhere(self) -> int:
+        """Units that the other clusters run."""
+        return sum(number_at(peer.told, "units", UnitState.RUNNING.value) for peer in self.others)
+
+    @property
+    def pools_elsewhere(self) -> dict[str, dict[str, int]]:
+        """Slots of the other clusters' pools, and how many of them are busy."""
+        return {
+            name: {key: number_at(peer.told, "pools", name, key) for key in ("running", "slots")}
+            for peer in self.others
+            for name in self.pools.get(peer.cluster, ())
+        }
 
     def join(self, progress: Progress) -> None:
         """Cuts the plan into blocks; nothing is this cluster's until it is claimed."""
@@ -82,7 +98,8 @@ class Share:
         for ended in self.board.heard():
             self.told.update(ended.done, ended.failed)
             hear(progress, ended.done, ended.failed)
-        peers = {peer.owner: peer for peer in self.board.peers()}
+        self.others = self.board.peers()
+        peers = {peer.owner: peer for peer in self.others}
         progress.slots_elsewhere = sum(peer.slots for peer in peers.values())
         self.board.look()
         for name in [name for name in self.mine if self._owner(name) != self.board.owner]:
@@ -215,7 +232,6 @@ class Share:
         slots = sum(capacity.values())
         begun = self._begun(progress)
         load = self._sum(self._left(progress, {}, slots, begun), begun) if slots else 0.0
-        running = [attempt.shard for attempt in progress.running.values()]
         return {
             "state": state,
             "slots": slots,
@@ -226,10 +242,7 @@ class Share:
             "units": {each.value: progress.counts[each] for each in UnitState},
             "claimed": len(self.mine),
             "pools": {
-                name: {
-                    "slots": capacity.get(name, 0),
-                    "running": sum(len(shard.units) for shard in running if shard.pool == name),
-                }
+                name: {"slots": capacity.get(name, 0), "running": progress.used_slots[name]}
                 for name in self.pools[self.cluster]
             },
         }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cases.backends import Wrong
 from cases.commands import typed
-from cases.fleets import half_of_the_zoo
+from cases.fleets import surveyed_half
 
 from orchestrator import quarantine, runs, survey
 from orchestrator.backends.opening import choose_backend
@@ -26,19 +26,11 @@ from orchestrator.tables.folding import rebuild
 from orchestrator.worker import data_key
 
 RUN = "20260101T000000Z-abcdef"
-RECIPE = (
-    "evaluate: {dataset: digits, split: test, metric: loss}",
-    "gates: {max_drop: 100.0, min_samples: 1}",
-)
 
 
 @pytest.fixture
 def seen(tmp_path, tiny_model, tiny_data):
-    """A fleet of one model, surveyed."""
-    tiny_model(tmp_path / "zoo" / "mlp" / "1", "MLPForClassification")
-    tiny_data(tmp_path / "data")
-    (tmp_path / "fleet.yaml").write_text(half_of_the_zoo(*RECIPE))
-    return survey.survey(*survey.read_fleet(tmp_path / "fleet.yaml"), 1.0)
+    return surveyed_half(tmp_path, tiny_model, tiny_data)
 
 
 @pytest.fixture

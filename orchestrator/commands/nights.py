@@ -123,6 +123,7 @@ class _Way:
 def _say_whether_due(path: Path, *, as_json: bool) -> int:
     """Asks the store alone. The exit code."""
     from orchestrator.nights.looking import has_work, look
+    from orchestrator.nights.nightly import Answer
     from orchestrator.stores.opening import open_store
     from orchestrator.survey import read_fleet
 
@@ -130,12 +131,9 @@ def _say_whether_due(path: Path, *, as_json: bool) -> int:
     store, at = open_store(spec.store), time.time()
     decision = look(store, spec.name, _schedule_of(path, spec), at)
     is_due, reason = has_work(store, spec.name, decision, at)
-    if as_json:
-        slot = decision.slot.name if decision.slot else None
-        print_json({"slot": slot, "duty": decision.duty.value, "due": is_due, "reason": reason})
-    else:
-        say(reason)
-    return EXIT_DUE if is_due else 0
+    answer = Answer(due=decision, exit_code=EXIT_DUE if is_due else 0, reason=reason)
+    _show(answer, as_json=as_json, resident=False)
+    return answer.exit_code
 
 
 def _schedule_of(path: Path, spec: Fleet) -> ScheduleSpec:

@@ -92,6 +92,7 @@ def test_care_of_the_store(said):
 def test_a_simulation_and_a_night(said):
     assert said("simulate", "fleet.yaml")["units"]
     night = said("nightly", "fleet.yaml", "--backend", "local")
+    assert said("nightly", "fleet.yaml", "--due")["exit_code"] == 0
     assert night["exit_code"] == 0
     assert said("morning", "fleet.yaml") == night["morning"]
 

@@ -24,7 +24,7 @@ def test_the_commands_run_a_night_and_show_its_morning(tmp_path, make_small_flee
     assert value["duty"] == "run"
     assert value["morning"]["night"]["trigger"] == "cron"
     assert json.loads(prunefleet(*nightly, check=0).stdout)["duty"] == "done"
-    assert json.loads(prunefleet(*is_due, check=0).stdout)["due"] is False
+    assert json.loads(prunefleet(*is_due, check=0).stdout)["exit_code"] == 0
     assert "First night: 1 newly impossible." in prunefleet("morning", "fleet.yaml", check=0).stdout
     prunefleet("morning", "fleet.yaml", "--to", "m.html", check=0)
     assert "First night" in (tmp_path / "m.html").read_text()

@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from orchestrator.durable import regular_files, sha256_of, sync_directory, sync_tree
-from orchestrator.errors import BrokenInvariant, Damaged
-from orchestrator.identity import digest_files
+from orchestrator.durable import regular_files, sync_directory, sync_tree
+from orchestrator.errors import BrokenInvariant
 from orchestrator.names import is_sha256
 
 logger = logging.getLogger(__name__)
@@ -56,32 +55,6 @@ class NodeCache:
                 yield self._root / digest
             finally:
                 os.utime(lock)
-
-    def verify(self, digest: str) -> None:
-        """Reads an entry again and holds it against its name, which is that of its files or of its only file.
-
-        Errors: Damaged; the entry is then removed, unless somebody holds it.
-        """
-        entry = self._root / digest
-        with self._locked(digest, fcntl.LOCK_SH):
-            files = {path: sha256_of(entry / path) for path in regular_files(entry)}
-        if digest_files(files) == digest or list(files.values()) == [digest]:
-            return
-        with self._everything():
-            is_removed = self._remove(digest)
-        fate = (
-            "It was removed and will be fetched again."
-            if is_removed
-            else "Stop its users and verify it again."
-        )
-        raise Damaged(
-            f"the cache entry {entry} is not what its name says: it was changed after it was filled. {fate}"
-        )
-
-    def used_bytes(self) -> int:
-        """Bytes of all complete entries."""
-        with self._everything():
-            return sum(self._sizes_now().values())
 
     @contextmanager
     def _held(self, digest: str, size_bytes: int, fill: Callable[[Path], None]) -> Iterator[int]:

@@ -25,10 +25,11 @@ CLOSING_TRIES = 3
 
 @dataclass(slots=True)
 class Journal:
-    """One run's own entries."""
+    """One controller's own entries."""
 
     store: ObjectStore
-    run_id: str
+    name: str
+    """The run's id; where clusters share the run, with the controller's own name behind it."""
     pages: int = 0
     page_of: dict[str, str] = field(default_factory=dict)
     """Attempt -> the object that names it."""
@@ -39,7 +40,7 @@ class Journal:
 
     def begin(self, starts: Sequence[Start], at: float) -> None:
         """Writes down what is to start. Errors: those of the store; then nothing of it may start."""
-        page = f"{PREFIX}{self.run_id}/{self.pages:08d}.json"
+        page = f"{PREFIX}{self.name}/{self.pages:08d}.json"
         self.pages += 1
         attempts = {start.attempt_id: start.shard.units for start in starts}
         self.store.put(page, json.dumps({"at": at, "attempts": attempts}).encode())

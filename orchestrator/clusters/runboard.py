@@ -62,8 +62,8 @@ class Board:
     read: set[str] = field(default_factory=set)
     """Pages of ended units that were taken in."""
     pages: int = 0
-    seen: dict[str, tuple[tuple[float, int], dict[str, Any]]] = field(default_factory=dict)
-    """Key -> when it was written, its size, and the content last read."""
+    seen: dict[str, tuple[Stat, dict[str, Any]]] = field(default_factory=dict)
+    """Key -> its line in the listing, and the content last read."""
     threads: int = 8
     has_spoken: bool = False
 
@@ -157,13 +157,9 @@ class Board:
 
     def _news(self, stats: Sequence[Stat]) -> list[tuple[str, dict[str, Any]]]:
         """Each object's content; only what has changed is read."""
-        changed = [
-            stat
-            for stat in stats
-            if stat.key not in self.seen or self.seen[stat.key][0] != (stat.modified, stat.bytes)
-        ]
+        changed = [stat for stat in stats if stat.key not in self.seen or self.seen[stat.key][0] != stat]
         for stat, value in zip(changed, self._read([stat.key for stat in changed]), strict=True):
-            self.seen[stat.key] = ((stat.modified, stat.bytes), value)
+            self.seen[stat.key] = (stat, value)
         return [(stat.key, self.seen[stat.key][1]) for stat in stats]
 
     def _read(self, keys: Sequence[str]) -> Iterable[dict[str, Any]]:

@@ -199,7 +199,7 @@ class Share:
         )
 
     def _tell(self, progress: Progress) -> None:
-        """What has ended in this cluster's blocks, or in those that it lost while they ran."""
+        """What has ended in this cluster's blocks; in one that it lost, whoever has it now finds the results."""
         ended = [
             key
             for block in self.blocks.values()

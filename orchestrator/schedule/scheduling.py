@@ -117,8 +117,6 @@ class Progress:
     quarantine: dict[str, Failure] = field(default_factory=dict)
     """Units found to be the model's own fault in this run."""
     counts: Counter[UnitState] = field(default_factory=Counter)
-    found: int = 0
-    """Units of this run that turned out to be done already by somebody else."""
     work_left: float = 0.0
     """Seconds of the units not done, each on its fastest pool."""
     shards: int = 0
@@ -450,7 +448,6 @@ def _done(progress: Progress, report: UnitReport) -> None:
     before = progress.states.get(report.key, UnitState.DONE)
     if before is UnitState.DONE:
         return
-    progress.found += report.status is UnitStatus.FOUND
     if before not in ENDED:
         progress.work_left -= progress.work(report.key)
     progress.reasons.pop(report.key, None)

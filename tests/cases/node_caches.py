@@ -104,3 +104,10 @@ def tick(root: Path) -> None:
     before = clock.stat().st_mtime_ns
     while clock.stat().st_mtime_ns == before:
         os.utime(clock)
+
+
+def used_bytes(root: Path) -> int:
+    """Bytes of all complete entries."""
+    return sum(
+        path.stat().st_size for name in entries(root) for path in (root / name).rglob("*") if path.is_file()
+    )

@@ -240,12 +240,12 @@ def test_a_report_that_is_missing_is_a_failure_and_not_a_success(make_progress):
     assert all(progress.reasons[key].failure_class is FailureClass.INTERNAL for key in start.shard.units)
 
 
-def test_found_units_are_counted_apart(make_progress):
+def test_units_that_somebody_else_has_done_are_done(make_progress):
     progress = make_progress()
     (start, *_) = starts(decide(progress, {"cpu": 1}, 0.0))
     found = tuple(UnitReport(key=key, status=UnitStatus.FOUND) for key in start.shard.units)
     observe(progress, AttemptEnded(attempt_id=start.attempt_id, reports=found), 1.0)
-    assert progress.found == len(start.shard.units)
+    assert {progress.states[key] for key in start.shard.units} == {UnitState.DONE}
 
 
 def test_draining_starts_nothing_and_ends_when_the_last_attempt_does(make_progress):

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from cases.node_caches import entries, leftovers, named, never, put, writes
 
-from orchestrator.errors import BrokenInvariant, Damaged
-from orchestrator.identity import digest_bytes, digest_files
+from orchestrator.errors import BrokenInvariant
 from orchestrator.node_cache import NodeCache
 from tasks.contract import BadInput
 
@@ -103,68 +102,6 @@ def test_what_is_not_a_regular_file_does_not_get_into_the_cache(root):
             pass
     assert entries(root) == set()
     assert leftovers(root) == []
-
-
-def test_a_model_is_verified_by_the_digest_of_its_files(root):
-    files = {"config.json": b"{}", "model.safetensors": b"weights", "sub/x.txt": b"x"}
-    digest = digest_files({name: digest_bytes(data) for name, data in files.items()})
-
-    def fill(into: Path) -> None:
-        for name, data in files.items():
-            (into / name).parent.mkdir(exist_ok=True)
-            (into / name).write_bytes(data)
-
-    cache = NodeCache(root, 10**6)
-    with cache.hold(digest, 10, fill) as path:
-        cache.verify(digest)
-        assert {name: (path / name).read_bytes() for name in files} == files
-
-
-def test_a_data_file_is_verified_by_its_own_digest(root):
-    digest = digest_bytes(b"x" * 5)
-    cache = NodeCache(root, 10**6)
-    with cache.hold(digest, 5, writes(5, "manual.jsonl")) as path:
-        cache.verify(digest)
-        assert [p.name for p in path.iterdir()] == ["manual.jsonl"]
-
-
-def test_an_entry_changed_behind_our_back_is_found_removed_and_filled_again(root):
-    digest = digest_bytes(b"x" * 5)
-    cache = NodeCache(root, 10**6)
-    with cache.hold(digest, 5, writes(5)) as path:
-        os.chmod(path / "weights", 0o644)
-        (path / "weights").write_bytes(b"xxxxy")
-        with pytest.raises(Damaged, match="Stop its users"):
-            cache.verify(digest)
-    with pytest.raises(Damaged, match="will be fetched again"):
-        cache.verify(digest)
-    assert entries(root) == set()
-    with cache.hold(digest, 5, writes(5)):
-        cache.verify(digest)
-
-
-@pytest.mark.parametrize("harm", ["added", "missing", "flipped"])
-def test_every_way_of_changing_an_entry_is_found(root, harm):
-    digest = digest_files({"a": digest_bytes(b"x"), "b": digest_bytes(b"y")})
-    cache = NodeCache(root, 10**6)
-
-    def fill(into: Path) -> None:
-        (into / "a").write_bytes(b"x")
-        (into / "b").write_bytes(b"y")
-
-    with cache.hold(digest, 2, fill) as path:
-        pass
-    os.chmod(path, 0o755)
-    os.chmod(path / "b", 0o644)
-    match harm:
-        case "added":
-            (path / "c").write_bytes(b"")
-        case "missing":
-            (path / "b").unlink()
-        case "flipped":
-            (path / "b").write_bytes(b"z")
-    with pytest.raises(Damaged):
-        cache.verify(digest)
 
 
 def test_the_cache_directory_may_be_wiped_between_uses(root):

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from cases.node_caches import entries, leftovers, named, put, writes
+from cases.node_caches import entries, leftovers, named, put, used_bytes, writes
 
 from orchestrator.node_cache import NodeCache
 
@@ -102,7 +102,7 @@ def test_what_another_filler_promised_counts(root, tmp_path, askers):
     assert entries(root) == {named("b")}
     filler.goes_on()
     assert filler.hears() == "600"
-    assert cache.used_bytes() == 900
+    assert used_bytes(root) == 900
 
 
 def test_a_half_removed_entry_is_finished_off(root):
@@ -134,7 +134,7 @@ def test_threads_that_fill_hold_and_evict_at_random_never_see_half_an_entry(root
         for outcome in [pool.submit(work, seed) for seed in range(16)]:
             outcome.result()
     put(cache, "last", 1000)
-    assert cache.used_bytes() <= 10_000
+    assert used_bytes(root) <= 10_000
     assert leftovers(root) == []
     assert len(os.listdir(root / ".locks")) <= len(entries(root))
 

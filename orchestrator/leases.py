@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from weakref import WeakSet
 
 from orchestrator.errors import Damaged, NotFound, NotSupported
 from orchestrator.ports import ObjectStore
@@ -41,6 +42,10 @@ class Held:
     """Of the object that we wrote; whoever takes over changes it."""
 
 
+_HONOURING: WeakSet[ObjectStore] = WeakSet()
+"""Stores that were found to keep the conditions of writes; each is asked once in a process."""
+
+
 def lease_key(name: str) -> str:
     """Where a lease stands."""
     return f"{PREFIX}{name}.json"
@@ -62,7 +67,9 @@ def acquire(store: ObjectStore, name: str, owner: str, at: float, seconds: float
 
     `owner` names one process and no other. Errors: NotSupported, if the store ignores the conditions of writes; Damaged.
     """
-    check_swaps(store)
+    if store not in _HONOURING:
+        check_swaps(store)
+        _HONOURING.add(store)
     found = _read(store, name)
     current, etag = found if found else (None, None)
     wanted = claimed(current, owner, at, seconds)

@@ -34,7 +34,7 @@ class Crashed(BaseException):
     """The process that used the store died here; nobody but the simulator may catch it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class MemoryStore:
     """An ObjectStore that is a dictionary; strict, unless it is given flaws."""
 
@@ -131,7 +131,7 @@ class MemoryStore:
         path.write_bytes(self.get(key))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True, eq=False)
 class View:
     """One actor's way to the store: each call is an effect that weather may strike."""
 

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.leases import NOBODY, Lease, claimed
+from orchestrator.errors import NotSupported
+from orchestrator.leases import NOBODY, Lease, acquire, claimed
+from orchestrator.simulation.store import Flaw, MemoryStore
 
 
 def lease(owner="a", epoch=3, expires=100.0):
@@ -58,3 +60,13 @@ def test_nobody_loses_a_lease_before_its_time(owner, other, at, later):
     second = claimed(first, other, later, 50.0)
     if owner != other and later < at + 50.0:
         assert second is None
+
+
+def test_a_store_is_asked_once_whether_it_keeps_the_conditions_of_writes():
+    store = MemoryStore()
+    assert acquire(store, "one", "a", 0.0, 10.0)
+    before = store.writes
+    assert acquire(store, "two", "a", 0.0, 10.0)
+    assert store.writes == before + 1
+    with pytest.raises(NotSupported, match="ignores the conditions"):
+        acquire(MemoryStore(flaws={Flaw.IGNORES_IF_MATCH}), "one", "a", 0.0, 10.0)

@@ -50,14 +50,6 @@ def following(schedule: ScheduleSpec, at: float) -> Slot | None:
     return _slot(schedule, zone, *found) if found else None
 
 
-def between(schedule: ScheduleSpec, after: float, until: float) -> Iterator[Slot]:
-    """The slots that begin after `after` and not after `until`."""
-    slot = following(schedule, after)
-    while slot is not None and slot.begins <= until:
-        yield slot
-        slot = following(schedule, slot.begins)
-
-
 @lru_cache(maxsize=4096)  # a night asks about the same few walls again and again
 def instant(wall: datetime, zone: ZoneInfo) -> float | None:
     """Seconds since the epoch at which a clock in the zone first shows this time.

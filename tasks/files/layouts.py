@@ -44,11 +44,6 @@ class Layout:
         return "pt2" if self.files[0].path.name == PROGRAM else "safetensors"
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """The files that hold the model's weights, in name order."""
-    return [file.path for file in read_layout(directory).files]
-
-
 def read_layout(directory: Path) -> Layout:
     """Finds and checks every weight file of a model, and holds the index against what the files contain."""
     present = {path.name for path in directory.iterdir()} if directory.is_dir() else set()

@@ -119,11 +119,6 @@ def outline(path: Path) -> Model:
     )
 
 
-def build_on_meta(path: Path) -> nn.Module:
-    """The module of a model directory on the meta device."""
-    return outline(path).module
-
-
 def prunable_layers(module: nn.Module) -> tuple[Layer, ...]:
     """Every linear and convolutional weight once, in module order; not those shared with an embedding, nor the head.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,11 +91,6 @@ class Checkpoint:
         """Gives back the memory of all mapped pages; they are read again when looked at, without what was written."""
         for pages in self._maps.values():
             pages.madvise(mmap.MADV_DONTNEED)
-
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor in turn, each read on its own."""
-        for name in self.names:
-            yield name, self.read(name)
 
     def dtype(self, name: str) -> torch.dtype:
         """A tensor's dtype; raises BadInput, naming the tensor, for one that cannot be pruned or run."""

@@ -79,13 +79,6 @@ def part_of(layers: Sequence[S], part: int, parts: int) -> tuple[S, ...]:
 
 
 @contextmanager
-def pruned(module: nn.Module, layer: Layer, mask: torch.Tensor) -> Iterator[None]:
-    """The module with zeros where the mask is, for as long as the context lasts."""
-    with replaced(module, layer, _zeroed(layer, weight_in(module, layer), mask)):
-        yield
-
-
-@contextmanager
 def replaced(module: nn.Module, layer: Layer, value: torch.Tensor) -> Iterator[None]:
     """The module with another weight in the layer, for as long as the context lasts.
 

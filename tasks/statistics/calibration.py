@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.contract import BadInput, Dataset, Finding
+from tasks.contract import BadInput, Finding
 from tasks.examples.batches import batches, logits_of
-from tasks.examples.data import read
-from tasks.examples.fitting import Fitted, fit
+from tasks.examples.fitting import Fitted
 from tasks.loading.models import Layer, Model
 from tasks.statistics.moments import Moments, moments_of, side_by_side
 from tasks.statistics.routing import watching_experts
@@ -36,21 +35,13 @@ class Statistics:
     """If they were asked for."""
 
 
-def input_norms(model: Model, layers: Sequence[Layer], dataset: Dataset) -> Statistics:
-    """The statistics of the layers over a data set.
-
-    Errors: BadInput, if the data set does not fit the model, or an input of a layer is not finite.
-    """
-    return input_norms_over(model, layers, fit(read(dataset), model))
-
-
 def input_norms_over(
     model: Model, layers: Sequence[Layer], fitted: Fitted, *, with_moments: bool = False
 ) -> Statistics:
     """The statistics of the layers over examples that fit the model, with the moments of their inputs if asked for.
 
     Only examples of the same length run together: without padding, no mask can be misapplied in models that
-    flatten or route their tokens.
+    flatten or route their tokens. Errors: BadInput, if an input of a layer is not finite.
     """
     squares: dict[str, torch.Tensor] = {}
     tokens: dict[str, int] = {}

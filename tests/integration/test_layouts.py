@@ -11,7 +11,7 @@ from cases.weight_files import write, write_index
 
 from tasks.contract import BadInput
 from tasks.files.headers import read_header
-from tasks.files.layouts import INDEX, SINGLE, check_index, read_layout, weight_files
+from tasks.files.layouts import INDEX, SINGLE, check_index, read_layout
 
 
 def test_a_file_is_read_with_the_bytes_in_front_of_its_data(tmp_path):
@@ -57,11 +57,12 @@ def layout_refusal(directory: Path) -> BadInput:
 def test_one_file_and_several_with_an_index_are_found(tmp_path):
     (tmp_path / "one").mkdir()
     write(tmp_path / "one" / SINGLE, {"a": [1.0]})
-    assert weight_files(tmp_path / "one") == [tmp_path / "one" / SINGLE]
+    assert [file.path for file in read_layout(tmp_path / "one").files] == [tmp_path / "one" / SINGLE]
     (tmp_path / "two").mkdir()
     shards(tmp_path / "two", total_size=12)
-    assert [path.name for path in weight_files(tmp_path / "two")] == ["m-1.safetensors", "m-2.safetensors"]
-    assert read_layout(tmp_path / "two").findings == ()
+    two = read_layout(tmp_path / "two")
+    assert [file.path.name for file in two.files] == ["m-1.safetensors", "m-2.safetensors"]
+    assert two.findings == ()
 
 
 def test_a_wrong_total_size_is_a_finding(tmp_path):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import yaml
 from cases.prometheus import DASHBOARDS, promtool
+from cases.slots import between
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.nights import nightrecords
 from orchestrator.nights.due import overdue
-from orchestrator.nights.slots import between
 from orchestrator.reports.morning import Night
 from orchestrator.specs.nights import ScheduleSpec
 from orchestrator.watching.exporting import Exporter

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from cases.architectures import ARCHITECTURES
+from cases.calibrations import input_norms
 from cases.prunings import calibration, kinds, prune, rows
 from safetensors.torch import load_file, save_file
 
@@ -16,7 +17,6 @@ from tasks.contract import BadInput, Work
 from tasks.loading.models import load, outline, prunable_layers, rows_of
 from tasks.masks.patterns import mask_of, pruned_count
 from tasks.pruning import run
-from tasks.statistics.calibration import input_norms
 from tasks.writing.accounts import MARK
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cases.architectures import KINDS
+from cases.calibrations import input_norms
 from torch import nn
 
 from tasks.contract import BadInput, Dataset
@@ -19,7 +20,7 @@ from tasks.examples.batches import batches, logits_of
 from tasks.examples.data import read
 from tasks.examples.fitting import Fitted, Item, fit
 from tasks.loading.models import Model, load, prunable_layers
-from tasks.statistics.calibration import input_norms, input_norms_over
+from tasks.statistics.calibration import input_norms_over
 
 
 @pytest.fixture

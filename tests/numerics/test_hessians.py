@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from cases.calibrations import input_norms
 from torch import nn
 
 from tasks.contract import Dataset
 from tasks.examples.data import read
 from tasks.examples.fitting import fit
 from tasks.loading.models import Layer, load, prunable_layers
-from tasks.statistics.calibration import input_norms
 from tasks.statistics.hessians import hessian_bytes, hessians, unfolded
 from tasks.statistics.passes import Passes
 

@@ -15,11 +15,11 @@ from torch import nn
 from tasks.evaluation import score
 from tasks.examples.batches import Batch, batches
 from tasks.examples.fitting import Fitted, Item
-from tasks.loading.models import Model, prunable_layers
+from tasks.loading.models import Model, prunable_layers, rows_of
 from tasks.replaying import replay
 from tasks.replaying.chains import chain_of, survey
 from tasks.replaying.replay import Replay
-from tasks.replaying.trials import part_of, pruned
+from tasks.replaying.trials import part_of, replaced
 
 WIDTH = 6
 
@@ -106,9 +106,9 @@ def all_trials(model: Model, members: Sequence[Batch]) -> tuple[Replay, int]:
     for layer in sorted(layers, key=lambda layer: stages[layer.name]):
         found.move_to(stages[layer.name])
         skipped += 0 if found.problem else found.stage
-        mask = torch.zeros(layer.outputs, layer.inputs, dtype=torch.bool)
-        mask[::2] = True
-        with pruned(model.module, layer, mask):
+        value = model.module.get_parameter(layer.weight).detach().clone()
+        rows_of(layer, value)[::2] = 0
+        with replaced(model.module, layer, value):
             for index, batch in enumerate(members):
                 assert torch.equal(found.score(index).losses, score(model, batch).losses), layer.name
     return found, skipped

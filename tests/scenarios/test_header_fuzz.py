@@ -58,7 +58,7 @@ def test_configs_that_lie_give_a_refusal_or_an_empty_module(
     tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     """transformers computes with whatever a config says; nothing of that may end otherwise, or take long."""
-    from tasks.loading.models import build_on_meta
+    from tasks.loading.models import outline
 
     architectures = (
         "LlamaForCausalLM",
@@ -70,7 +70,7 @@ def test_configs_that_lie_give_a_refusal_or_an_empty_module(
     for name in (*architectures, "ResNetForImageClassification", "MLPForClassification"):
         tiny_model(tmp_path / name, name)
         sound[name] = json.loads((tmp_path / name / "config.json").read_text())
-        build_on_meta(tmp_path / name)
+        outline(tmp_path / name)
     ended = Counter[str]()
     for number in range(1500):
         chance = random.Random(number)
@@ -82,7 +82,7 @@ def test_configs_that_lie_give_a_refusal_or_an_empty_module(
             )
         (tmp_path / name / "config.json").write_text(rendered(config, False))
         with alarm(SECONDS):
-            is_built, problems = judged(partial(build_on_meta, tmp_path / name), None, "", lambda _: [])
+            is_built, problems = judged(partial(outline, tmp_path / name), None, "", lambda _: [])
         assert problems == [], number
         ended["built" if is_built else "refused"] += 1
     assert min(ended["built"], ended["refused"]) > 100, ended

@@ -10,10 +10,11 @@ from importlib.resources import files
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
+from cases.slots import between
 from pydantic import ValidationError
 
 from orchestrator.nights.due import EARLY_SECONDS, Duty, due
-from orchestrator.nights.slots import between, following, instant, latest
+from orchestrator.nights.slots import following, instant, latest
 from orchestrator.specs.nights import NotifySpec, ScheduleSpec
 
 DAY = 86_400.0

@@ -236,7 +236,7 @@ def test_simulated_months_of_nights_with_lost_doubled_and_late_triggers(seed):
         at="02:30", window="3h", time_zone=chance.choice(["Europe/Berlin", "Australia/Lord_Howe"])
     )
     begin = moment(chance.choice(["2026-03-20T12:00", "2026-10-01T12:00"]))
-    from orchestrator.nights.slots import between
+    from cases.slots import between
 
     fired, missed = [], []
     for slot in between(schedule, begin, begin + 28 * DAY):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tasks.contract import BadInput
-from tasks.loading.models import Layer, build_on_meta, load, outline, prunable_layers, rows_of, skipped_layers
+from tasks.loading.models import Layer, load, outline, prunable_layers, rows_of, skipped_layers
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -76,7 +76,7 @@ def test_own_architectures_are_built_and_run(tmp_path, tiny_model):
 
 def test_an_outline_has_shapes_and_no_data(tmp_path, tiny_model):
     path = tiny_model(tmp_path / "m")
-    assert all(tensor.is_meta for tensor in build_on_meta(path).parameters())
+    assert all(tensor.is_meta for tensor in outline(path).module.parameters())
     assert prunable_layers(outline(path).module) == prunable_layers(load(path).module)
 
 
@@ -115,7 +115,7 @@ def test_sharded_models_load_like_whole_ones(tmp_path, tiny_model):
 
 
 def test_layers_of_a_llama_are_its_linear_layers_in_order_without_embedding_and_head(tmp_path, tiny_model):
-    found = prunable_layers(build_on_meta(tiny_model(tmp_path / "m")))
+    found = prunable_layers(outline(tiny_model(tmp_path / "m")).module)
     parts = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
     parts += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
     assert [layer.name for layer in found] == [f"model.layers.{i}.{part}" for i in range(2) for part in parts]
@@ -126,7 +126,7 @@ def test_layers_of_a_llama_are_its_linear_layers_in_order_without_embedding_and_
 def test_layers_of_gpt2_are_stored_transposed(tmp_path, tiny_model):
     found = {
         layer.name: layer
-        for layer in prunable_layers(build_on_meta(tiny_model(tmp_path / "m", "GPT2LMHeadModel")))
+        for layer in prunable_layers(outline(tiny_model(tmp_path / "m", "GPT2LMHeadModel")).module)
     }
     layer = found["transformer.h.0.attn.c_attn"]
     assert (layer.transposed, layer.shape, layer.outputs, layer.inputs) == (True, (16, 48), 48, 16)
@@ -134,7 +134,7 @@ def test_layers_of_gpt2_are_stored_transposed(tmp_path, tiny_model):
 
 
 def test_convolutions_have_their_kernels_as_inputs(tmp_path, tiny_model):
-    found = prunable_layers(build_on_meta(tiny_model(tmp_path / "m", "ResNetForImageClassification")))
+    found = prunable_layers(outline(tiny_model(tmp_path / "m", "ResNetForImageClassification")).module)
     assert (found[0].shape, found[0].outputs, found[0].inputs) == ((8, 1, 7, 7), 8, 49)
     assert found[-1].name.startswith("classifier")
 

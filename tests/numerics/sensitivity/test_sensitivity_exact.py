@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from cases.architectures import ARCHITECTURES
+from cases.calibrations import input_norms
 from cases.naive_grids import assert_equal_grids, naive_grid, rows_of, same_batches
 
 from tasks import pruning, sensitivity
@@ -16,8 +17,7 @@ from tasks.examples import batches as batching
 from tasks.loading.models import Model, load, prunable_layers
 from tasks.masks.criteria import CRITERIA, Seen, norms_by_row
 from tasks.replaying import grids, replay
-from tasks.replaying.trials import Trials, pruned
-from tasks.statistics.calibration import input_norms
+from tasks.replaying.trials import Trials, replaced
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "wanda"])
@@ -140,8 +140,8 @@ def test_what_the_trial_zeroes_is_what_the_prune_task_zeroes(measure, tmp_path):
             seen_by=lambda layer, squares=squares: Seen(norms=norms_by_row(layer, squares[layer.name])),
         )
         for layer in layers:
-            ((_, mask),) = trials.masks(layer, model.module.get_parameter(layer.weight))
-            with pruned(model.module, layer, mask):
+            ((_, value),) = trials.weights(layer, model.module.get_parameter(layer.weight))
+            with replaced(model.module, layer, value):
                 assert torch.equal(model.module.get_parameter(layer.weight), written[layer.weight]), (
                     layer.name
                 )

@@ -38,11 +38,14 @@ class Due:
     """Names of the slots since the last closed one for which no night was run; their work is this night's."""
 
 
-def due(schedule: ScheduleSpec, at: float, closed: Collection[str], tries: Collection[str] = ()) -> Due:
+def due(
+    schedule: ScheduleSpec, at: float, closed: Collection[str], tries: Collection[str] = (), refused: int = 0
+) -> Due:
     """What a trigger at this moment is to do.
 
     `closed`: names of the slots that are over and done with; `tries`: of the slot at hand, one for each time that its
-    night was begun.
+    night was begun; in `refused` of them it was sent away by something that may be over at the next trigger, such as a
+    registry that does not answer: as long as the window is open they do not count.
     """
     coming = following(schedule, at)
     if coming is not None and coming.begins - at <= EARLY_SECONDS:
@@ -55,7 +58,7 @@ def due(schedule: ScheduleSpec, at: float, closed: Collection[str], tries: Colle
     if slot.name in closed:
         return Due(duty=Duty.DONE, slot=slot, reason=f"the night of slot {slot.name} is over")
     missed = missed_before(schedule, slot, closed)
-    if len(tries) >= schedule.tries:
+    if len(tries) - refused >= schedule.tries:
         reason = f"slot {slot.name} was tried {len(tries)} times without coming to an end"
         return Due(duty=Duty.GIVEN_UP, slot=slot, missed=missed, reason=reason)
     if at < slot.ends:
@@ -73,7 +76,8 @@ def due(schedule: ScheduleSpec, at: float, closed: Collection[str], tries: Colle
             duty=Duty.RUN, slot=slot, until=until, missed=missed, reason=f"slot {slot.name} is caught up"
         )
     reason = f"the window of slot {slot.name} has passed without a night that came to its end; the next one does its work"
-    return Due(duty=Duty.MISSED, slot=slot, missed=missed, reason=reason)
+    duty = Duty.GIVEN_UP if tries else Duty.MISSED  # who began says how it ended
+    return Due(duty=duty, slot=slot, missed=missed, reason=reason)
 
 
 def overdue(schedule: ScheduleSpec, since: float, at: float) -> float:

@@ -13,9 +13,11 @@ def look(store: ObjectStore, fleet: str, schedule: ScheduleSpec, at: float) -> D
     """The decision of `due` about the fleet's slots, as the store has them. Errors: those of the store."""
     closed = nightrecords.closed_slots(store, fleet)
     decision = due(schedule, at, closed)
-    if decision.duty is not Duty.RUN or decision.slot is None:
+    if decision.duty not in (Duty.RUN, Duty.MISSED) or decision.slot is None:
         return decision
-    return due(schedule, at, closed, nightrecords.tries_of(store, fleet, decision.slot.name))
+    slot = decision.slot.name
+    tries = nightrecords.tries_of(store, fleet, slot)
+    return due(schedule, at, closed, tries, nightrecords.refused_of(store, fleet, slot, tries))
 
 
 def has_work(store: ObjectStore, fleet: str, decision: Due, at: float) -> tuple[bool, str]:

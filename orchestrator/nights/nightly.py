@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ from orchestrator.specs.nights import NotifySpec, ScheduleSpec
 from orchestrator.wording import plain
 
 EXIT_OK, EXIT_INTERNAL, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 4, 75
-TO_BE_CONTINUED = frozenset({1, 69, 75, 77})
+TO_BE_CONTINUED = frozenset({EXIT_INTERNAL, *nightrecords.REFUSALS})
 """Exit codes of a night that did not come to its end: the slot stays open for the next trigger."""
 LOOK_AGAIN_SECONDS = 1.0
 DOZE_SECONDS = 30.0  # a clock may be set, and a fleet file changed, while a resident waits
@@ -183,6 +183,11 @@ def _night(watch: Watch, decision: Due, lease: _Lease, carry_out: CarryOut, sign
         missed=decision.missed,
         notices=lease.notices,
     )
+
+    def goes_on(exit_code: int) -> None:
+        with suppress(PrunefleetError):  # what is not told counts like a try that died
+            nightrecords.end_try(watch.store, watch.fleet, slot.name, name, told, exit_code)
+
     try:
         ended = carry_out(_stop(watch, decision, begun_at), signals)
     except Exception as error:  # whatever it is, somebody is told
@@ -195,6 +200,7 @@ def _night(watch: Watch, decision: Due, lease: _Lease, carry_out: CarryOut, sign
             exit_code=error.exit_code if isinstance(error, PrunefleetError) else EXIT_INTERNAL,
             notices=(*night.notices, why),
         )
+        goes_on(failed.exit_code)
         answer = _left_open(watch, decision, failed, why)
         if not is_known:
             raise
@@ -212,9 +218,11 @@ def _night(watch: Watch, decision: Due, lease: _Lease, carry_out: CarryOut, sign
         dollars=dollars,
     )
     if lease.is_lost:
+        goes_on(EXIT_INTERRUPTED)
         reason = "another process has taken the night over; what was finished counts"
         return Answer(due=decision, exit_code=EXIT_INTERRUPTED, reason=reason)
     if ended.exit_code in TO_BE_CONTINUED:
+        goes_on(ended.exit_code)
         why = f"the night did not come to its end: {ended.stop_reason or ended.outcome}"
         if ended.exit_code == EXIT_INTERRUPTED:
             return Answer(due=decision, exit_code=ended.exit_code, reason=why)
@@ -272,7 +280,7 @@ def _never(watch: Watch, decision: Due) -> Night:
         scheduled_at=slot.begins,
         begun_at=at,
         ended_at=at,
-        tries=watch.schedule.tries,
+        tries=len(nightrecords.tries_of(watch.store, watch.fleet, slot.name)),
         trigger=watch.trigger,
         outcome="given up",
         exit_code=EXIT_FAILED,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from orchestrator.reports.morning import Night, Standing
 
 PREFIX = "nights/"
 STANDING = "standing.json.gz"
+REFUSALS = frozenset({69, 75, 77})
+"""Exit codes of a try that something ended which may be over later: out of reach, interrupted, not permitted."""
 _SLOT_NAME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{4}"
 _SLOT = re.compile(rf"{_SLOT_NAME}\Z")
 _PART = re.compile(
@@ -84,6 +86,25 @@ def tries_of(store: ObjectStore, fleet: str, slot: str) -> tuple[str, ...]:
 def begin_try(store: ObjectStore, fleet: str, slot: str, name: str, told: Mapping[str, Any]) -> None:
     """Writes down that a night is begun, before it is: a try that kills its process counts as well."""
     store.put(f"{PREFIX}{fleet}/tries/{slot}/{name}.json", json.dumps(dict(told)).encode())
+
+
+def end_try(
+    store: ObjectStore, fleet: str, slot: str, name: str, told: Mapping[str, Any], exit_code: int
+) -> None:
+    """Adds how a try ended whose night goes on later."""
+    begin_try(store, fleet, slot, name, {**told, "exit_code": exit_code})
+
+
+def refused_of(store: ObjectStore, fleet: str, slot: str, tries: Iterable[str]) -> int:
+    """How many tries ended because something was out of reach, forbidden or interrupted; of others nobody knows the end."""
+    refused = 0
+    for name in tries:
+        try:
+            told = json.loads(store.get(f"{PREFIX}{fleet}/tries/{slot}/{name}.json"))
+        except (NotFound, ValueError):
+            continue
+        refused += isinstance(told, dict) and told.get("exit_code") in REFUSALS
+    return refused
 
 
 def keep(

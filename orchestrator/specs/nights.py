@@ -97,7 +97,8 @@ class ScheduleSpec(Part):
     """What becomes of a slot whose window has passed without a night: nothing, its work is the next night's; or the first
     trigger that comes runs one night, as long as the window is, however many slots were missed."""
     tries: Annotated[int, Field(gt=0, le=100)] = 3
-    """How often a slot is tried whose night could not begin or was killed."""
+    """How often a slot is tried whose night dies, or fails by its own fault. What something else ended, such as a registry out of
+    reach or an interruption, is tried again at every trigger while the window is open."""
 
     @model_validator(mode="after")
     def _one_way(self) -> ScheduleSpec:

@@ -9,10 +9,10 @@ from zoneinfo import ZoneInfo
 import pytest
 import yaml
 from cases.manifests import CHART, DEPLOY, RENDERED
+from cases.slots import between
 from cronsim import CronSim
 
 from orchestrator.nights.due import Duty, due
-from orchestrator.nights.slots import between
 from orchestrator.specs.nights import ScheduleSpec
 
 FIRST, LAST = datetime(2026, 10, 23, tzinfo=UTC), datetime(2026, 11, 3, tzinfo=UTC)

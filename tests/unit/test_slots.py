@@ -224,6 +224,17 @@ def test_a_night_that_never_comes_to_its_end_is_given_up():
     assert due(schedule, at, (), ("1", "2")).duty is Duty.GIVEN_UP
 
 
+def test_what_sent_a_night_away_does_not_count_while_the_window_is_open():
+    schedule = every(tries=2, window="5h")
+    inside, after = moment("2026-11-22T05:00"), moment("2026-11-22T06:00")
+    many = tuple(map(str, range(9)))
+    assert due(schedule, inside, (), many, 8).duty is Duty.RUN
+    assert due(schedule, inside, (), many, 7).duty is Duty.GIVEN_UP
+    over = due(schedule, after, (), many, 9)
+    assert (over.duty, over.slot.name) == (Duty.GIVEN_UP, "2026-11-22T0100")
+    assert "the window of slot 2026-11-22T0100 has passed" in over.reason
+
+
 def test_a_month_without_power_is_reported_night_by_night():
     found = due(every(), moment("2026-11-22T01:05"), ("2026-10-22T0100",))
     assert len(found.missed) == 30

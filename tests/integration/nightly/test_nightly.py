@@ -118,15 +118,17 @@ def test_an_interrupted_night_leaves_its_slot_open_and_the_next_trigger_goes_on(
     assert nightly(watch(store, at=ONE + 900), run, Signals()).due.duty is Duty.DONE
 
 
-def test_a_night_that_cannot_be_run_is_tried_again_then_given_up_and_said_each_time_once(store, server):
+def test_a_night_that_cannot_be_run_is_tried_while_its_window_is_open_then_given_up_and_said_each_time_once(
+    store, server
+):
     spec = {"ops": NotifySpec(url=server.url, when="problems")}
-    run = Runs(*[Unreachable("the registry does not answer")] * 9)
+    run = Runs(*[Unreachable("the registry does not answer")] * 30)
     codes = [
-        nightly(watch(store, at=ONE + 600 * number, notify=spec), run, Signals()).exit_code
-        for number in range(5)
+        nightly(watch(store, at=ONE + 900 * number, notify=spec), run, Signals()).exit_code
+        for number in range(23)
     ]
-    assert codes == [69, 69, 69, EXIT_FAILED, 0]
-    assert len(run.stops) == 3
+    assert codes == [69] * 20 + [EXIT_FAILED, 0, 0], "the window is five hours"
+    assert len(run.stops) == 20
     texts = [json.loads(body) for _, _, body in server.seen]
     assert [text["outcome"] for text in texts] == ["failed", "given up"]
     assert "the registry does not answer" in " ".join(texts[0]["lines"])
@@ -134,9 +136,25 @@ def test_a_night_that_cannot_be_run_is_tried_again_then_given_up_and_said_each_t
     assert (texts[0]["headline"], texts[0]["report"]) == ("it could not be run, and is tried again", "")
     assert texts[1]["report"].endswith("/report.html")
     record = nightrecords.read_closed(store, "demo", "2026-11-22T0100")
-    assert (record["outcome"], record["stands"]) == ("given up", False)
+    assert (record["outcome"], record["stands"], record["tries"]) == ("given up", False, 20)
     good = nightly(watch(store, at=ONE + DAY), Runs(), Signals())
     assert good.morning.of(Kind.MISSED) == ()
+
+
+def test_a_night_that_dies_again_and_again_is_given_up(store):
+    for number in range(3):
+        nightrecords.begin_try(store, "demo", "2026-11-22T0100", f"{number:03}-x", {})
+    answer = nightly(watch(store, at=ONE + 900), Runs(AssertionError("must not run")), Signals())
+    assert answer.exit_code == EXIT_FAILED
+    assert answer.morning.night.outcome == "given up"
+
+
+def test_a_night_that_is_interrupted_again_and_again_goes_on_each_time(store):
+    run = Runs(*[Ended(exit_code=75, outcome="interrupted", stop_reason="SIGTERM")] * 6, Ended(run_id="r7"))
+    for number in range(6):
+        assert nightly(watch(store, at=ONE + 900 * number), run, Signals()).exit_code == EXIT_INTERRUPTED
+    last = nightly(watch(store, at=ONE + 5400), run, Signals())
+    assert (last.morning.night.run_id, last.morning.night.tries) == ("r7", 7)
 
 
 def test_a_bug_is_told_like_any_other_failure_and_not_hidden(store, server):

@@ -49,3 +49,29 @@ def test_what_has_not_changed_is_not_read_again():
     before = store.reads
     assert [peer.load for peer in board.peers()] == [1.0]
     assert store.reads == before
+
+
+class Blunt(MemoryStore):
+    """A store whose listing has no etags, and one moment for all."""
+
+    def list(self, prefix):
+        for stat in MemoryStore.list(self, prefix):
+            yield replace(stat, modified=7.0)
+
+
+def test_a_claim_that_changed_hands_unseen_is_found_out_by_who_wants_it():
+    """Otherwise nobody could ever take a block from an owner that has gone."""
+    store = Blunt()
+    east, west, last = (
+        Board(store, "r", name, threads=1, owner=f"{name}.x") for name in ("east", "west", "last")
+    )
+    assert east.claim("block")
+    last.look()
+    west.look()
+    assert west.claim("block")
+    last.look()
+    assert last.claims == {"block": "east.x"}, "the listing shows no change"
+    assert not last.claim("block")
+    last.look()
+    assert last.claims == {"block": "west.x"}
+    assert last.claim("block")

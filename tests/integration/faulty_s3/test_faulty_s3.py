@@ -48,13 +48,13 @@ def test_every_unit_of_a_bad_night_finishes_and_nothing_corrupt_is_believed(
     place: Place, proxy: FaultProxy, offer: Callable[[int], Offered]
 ) -> None:
     proxy.reset(replace(BAD_NIGHT, flip_answer=0.01, flip_request=0.01))
-    offered = offer(120)
-    assert run_units(place.store, offered) == {1: 120}, (
+    offered = offer(200)
+    assert run_units(place.store, offered) == {1: 200}, (
         "no unit is tried again, for the store itself persists"
     )
     counts = proxy.counts
     assert set(FAULTS) - {"error"} <= set(counts), "every fault came"
-    assert counts["requests"] <= 2 * 3 * 120
+    assert counts["requests"] <= 2 * 3 * 200
     check_stored(place.behind, offered)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from pyarrow import fs
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
 from orchestrator.errors import NotPermitted, PrunefleetError, StoreError, Unreachable
@@ -22,6 +26,8 @@ Read = TypeVar("Read")
 _READINGS = 6
 """How often a table is read that cannot be; deltalake itself repeats what the server refuses, and no torn answer."""
 _READINGS_OF_BROKEN = 3
+_CONNECT_SECONDS = 5
+_AWS = "s3.amazonaws.com"
 _DENIED = (
     "permission denied",
     "accessdenied",
@@ -128,11 +134,43 @@ def read_table(store: ObjectStore, name: str) -> Any:
 
     def opened() -> Any:
         try:
-            return DeltaTable(uri, storage_options=options).to_pyarrow_dataset()
+            return DeltaTable(uri, storage_options=options).to_pyarrow_dataset(
+                filesystem=files_at(uri, options)
+            )
         except TableNotFoundError:
             return None
 
     return _patiently(opened, lambda error: _explain(error, f"tables/{name} in {store.url}", options))
+
+
+def files_at(uri: str, options: Mapping[str, str]) -> fs.FileSystem:
+    """Arrow's own view of the files below a table's URI, by deltalake's storage options.
+
+    deltalake's is a Python object, of which a thread of Arrow's may hold the last reference: at the end of the
+    interpreter, that thread then aborts the process.
+    """
+    if not uri.startswith("s3://"):
+        return fs.SubTreeFileSystem(uri, fs.LocalFileSystem())
+    endpoint = urlsplit(options.get("aws_endpoint_url", "https:"))
+    server = fs.S3FileSystem(
+        access_key=options.get("aws_access_key_id"),
+        secret_key=options.get("aws_secret_access_key"),
+        session_token=options.get("aws_session_token"),
+        region=options["aws_region"],
+        scheme=endpoint.scheme,
+        endpoint_override=f"{endpoint.netloc}{endpoint.path}".rstrip("/") or None,
+        force_virtual_addressing=options.get("aws_virtual_hosted_style_request") == "true",
+        proxy_options=_proxy(endpoint.scheme, endpoint.hostname or _AWS),
+        tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE") or None,
+        connect_timeout=_CONNECT_SECONDS,
+        retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=_READINGS),
+    )
+    return fs.SubTreeFileSystem(uri.removeprefix("s3://"), server)
+
+
+def _proxy(scheme: str, host: str) -> str | None:
+    """The proxy that the environment names for this host, as boto3 and deltalake find it."""
+    return None if proxy_bypass(host) else getproxies().get(scheme)
 
 
 def _patiently(act: Callable[[], Read], explained: Callable[[Exception], PrunefleetError]) -> Read:

@@ -136,7 +136,7 @@ def _plans(store: ObjectStore, notice: Notice) -> pa.Table:
 
 def _plan(store: ObjectStore, key: str, run_id: str) -> pa.Table | str:
     try:
-        table = pa.parquet.read_table(pa.BufferReader(store.get(key)))
+        table = pa.parquet.ParquetFile(pa.BufferReader(store.get(key))).read(use_threads=False)
     except (pa.ArrowException, OSError, ValueError, NotFound) as error:
         return f"{key}: {error}"
     if "run_id" in table.schema.names:

@@ -11,6 +11,7 @@ from typing import Any
 import polars
 import pytest
 from cases.folded_rows import CommitUnits, UnitKey, all_rows, check_exactly_once, rows
+from pyarrow import fs
 
 from orchestrator.errors import Damaged, NotPermitted, StoreError
 from orchestrator.stores.local import LocalStore
@@ -216,6 +217,17 @@ def check_that_others_read(store: Any) -> None:
 def test_others_read_the_tables_too(local_store: LocalStore, commit_units: CommitUnits) -> None:
     commit_units(local_store, range(4))
     check_that_others_read(local_store)
+
+
+def test_no_thread_of_arrow_holds_what_needs_an_interpreter(
+    any_store: Any, commit_units: CommitUnits
+) -> None:
+    commit_units(any_store, range(4))
+    fold(any_store)
+    read = read_table(any_store, "units")
+    assert read.to_table().num_rows == 4
+    assert isinstance(read.filesystem, fs.SubTreeFileSystem)
+    assert isinstance(read.filesystem.base_fs, fs.LocalFileSystem | fs.S3FileSystem)
 
 
 @pytest.mark.s3

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -239,93 +238,25 @@ def _mask_groups(flat: Array, rows: int, kept: int, group: int, amount: float | 
         raise ValueError(f"pattern {kept}:{group} prunes {1 - kept / group:g} and not {amount!r}")
     if rows and flat.size // rows % group:
         raise ValueError(f"{group} does not divide the {flat.size // rows} inputs of a row")
-    score = flat.reshape(-1, group)
-    if group > _FEW:
-        order = _descending(score)
-        mask = np.ones(score.shape, dtype=bool)
-        np.put_along_axis(mask, order[:, :kept], False, axis=1)
-        return mask.reshape(-1)
-    mask = np.empty(score.shape, dtype=bool)
-    step = max(1, _CHUNK // group)
-    registers = np.empty((_selection(group, kept)[1] - group, min(step, len(score))), score.dtype)
-    for start in range(0, len(score), step):
-        part = score[start : start + step]
-        _mask_some_groups(part, kept, registers[:, : len(part)], mask[start : start + step])
-    return mask.reshape(-1)
-
-
-def _mask_some_groups(score: Array, kept: int, registers: Array, out: Array) -> None:
-    """Of groups [groups, M]: what is below the least that stays goes, and of equals the last."""
-    count, group = score.shape
-    members = np.ascontiguousarray(score.T)
-    values = [*members, *registers]
-    steps, _ = _selection(group, kept)
-    for choose, one, other, to in steps:
-        choose(values[one], values[other], out=values[to])
-    threshold = values[steps[-1][-1]]
-    for index, member in enumerate(members):
-        np.less(member, threshold, out=out[:, index])
-    if np.count_nonzero(out) != count * (group - kept):
-        tied = np.flatnonzero(np.count_nonzero(out, axis=1) != group - kept)
-        out[tied] = _beaten(members[:, tied], kept).T
-
-
-def _beaten(members: Array, kept: int) -> Array:
-    """The same of groups that stand upright, [M, groups], pair by pair: what so many beat goes, and of equals the first wins."""
-    beaten_by = np.zeros(members.shape, dtype=np.uint8)
-    for first, one in enumerate(members):
-        won = one >= members[first + 1 :]
-        np.add(beaten_by[first + 1 :], won.view(np.uint8), out=beaten_by[first + 1 :])
-        beaten_by[first] += np.uint8(len(won)) - won.view(np.uint8).sum(axis=0, dtype=np.uint8)
-    mask: Array = beaten_by >= kept
+    mask = np.empty(flat.size, dtype=bool)
+    step = min(_CHUNK // group * group, flat.size)
+    after = np.tile(np.arange(group, dtype=np.uint8)[::-1], step // group)
+    for start in range(0, flat.size, step or 1):
+        part = flat[start : start + step]
+        _mask_some_groups(part, kept, after[: part.size], mask[start : start + step])
     return mask
 
 
-_Step = tuple[Callable[..., Any], int, int, int]
+def _mask_some_groups(score: Array, kept: int, after: Array, out: Array) -> None:
+    """Of groups in a row, who is beaten by `kept` others of its group goes; of equals the first wins.
 
-
-@lru_cache
-def _selection(group: int, kept: int) -> tuple[tuple[_Step, ...], int]:
-    """How the `kept`-th highest of a group is found: the lesser or greater of two registers into a third; and how many there are.
-
-    The first registers are the group's members, and are only read; the last step's is the result. What is left of Batcher's
-    sorting network when only one of its outputs is wanted.
+    `after` counts the members of its group that come after each. At first, all of these beat it. Then everybody meets those one place
+    after, at once, then those two places after, and so on: where the first wins, it is beaten once less and the other once more.
     """
-    wanted, comparators = {group - kept}, []
-    for low, high in reversed([*_sorting_network(group)]):
-        if wanted & {low, high}:
-            comparators.append((low, high, low in wanted, high in wanted))
-            wanted |= {low, high}
-    at, free, registers = list(range(group)), list[int](), group
-    steps: list[_Step] = []
-    for low, high, *wants in reversed(comparators):
-        read = at[low], at[high]
-        for wire, choose, is_wanted in zip((low, high), (np.minimum, np.maximum), wants, strict=True):
-            if is_wanted:
-                if not free:
-                    free, registers = [registers], registers + 1
-                at[wire] = free.pop()
-                steps.append((choose, *read, at[wire]))
-        free += [register for register in read if register >= group]
-    return tuple(steps), registers
-
-
-def _sorting_network(size: int) -> Iterator[tuple[int, int]]:
-    """Comparators (lower place, higher place) that sort so many values. Source: Batcher 1968, odd-even merging."""
-    sorted_runs = 1
-    while sorted_runs < size:
-        apart = sorted_runs
-        while apart:
-            for start in range(apart % sorted_runs, size - apart, 2 * apart):
-                for low in range(start, min(start + apart, size - apart)):
-                    if low // (2 * sorted_runs) == (low + apart) // (2 * sorted_runs):
-                        yield low, low + apart
-            apart //= 2
-        sorted_runs *= 2
-
-
-def _descending(score: Array) -> Array:
-    """Order from highest to lowest, equals by index."""
-    backwards = np.argsort(score[:, ::-1], axis=1, kind="stable")[:, ::-1]
-    order: Array = score.shape[1] - 1 - backwards
-    return order
+    beaten = after.copy()
+    for apart in range(1, after[0] + 1):
+        won = (score[:-apart] >= score[apart:]).view(np.uint8)
+        won &= (after[:-apart] >= apart).view(np.uint8)  # both are of one group
+        beaten[apart:] += won
+        beaten[:-apart] -= won
+    np.greater_equal(beaten, kept, out=out)

@@ -96,7 +96,7 @@ def wanda_mask(weight, norms_squared, amount, group):
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "4:8"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES, 4096])
 def test_wanda(reference, capsys, size, pattern):
     layer, linear, inputs = a_layer(size)
     group = tuple(map(int, pattern.split(":"))) if ":" in pattern else None

@@ -1,16 +1,17 @@
 """Pure. Shapes or outliers, and a budget -> how much of each layer goes, without measuring any loss.
 
 ERK (Evci et al., arXiv 1911.11134): what stays of a layer is proportional to the sum of its dimensions. OWL (Yin et al.,
-arXiv 2310.05175): layers with more outliers among their Wanda scores keep more, within a band. Either meets the budget
-exactly and keeps every layer within its bounds.
+arXiv 2310.05175): blocks with more outliers among their Wanda scores keep more, within a band, and the layers of a block
+alike. Either meets the budget exactly and keeps every layer within its bounds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
+from torch import nn
 
 from tasks.amounts.allocation import Allocation
 from tasks.contract import BadInput
@@ -19,7 +20,7 @@ from tasks.masks.criteria import CRITERIA, Seen, layer_score, norms_by_row
 from tasks.masks.patterns import pruned_count
 
 MULTIPLE = 5.0
-"""M of OWL: a score above so many times its layer's mean is an outlier."""
+"""M of OWL: a score above so many times its block's mean is an outlier."""
 BAND = 0.08
 """Lambda of OWL: densities differ by at most twice as much, bounds aside."""
 _BLOCK = 1 << 20
@@ -44,7 +45,8 @@ def owl(
 ) -> Allocation:
     """Densities follow the shares of outliers, stretched to a band; weighted by size, they meet the budget.
 
-    The paper's code centres the band on the plain mean over layers, which misses the budget where sizes differ.
+    `outliers` has for each layer the share of its block. The paper's code centres the band on the plain mean over blocks, which misses
+    the budget where sizes differ.
     """
     low, high = min(outliers.values()), max(outliers.values())
     width = high - low or 1.0
@@ -53,15 +55,32 @@ def owl(
     return _within(sizes, lifts, slopes, amount, max_amount, min_amount)
 
 
-def outlier_share(layer: Layer, weight: torch.Tensor, squares: torch.Tensor) -> float:
-    """The share of a layer's Wanda scores that exceed MULTIPLE times their mean."""
+def blocks_of(module: nn.Module, layers: Iterable[str]) -> dict[str, str]:
+    """By layer: the member of the outermost list of modules that it lies in, as a transformer's block; else the layer itself."""
+    lists = [name for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
+    found = {}
+    for layer in layers:
+        around = min((name for name in lists if layer.startswith(f"{name}.")), key=len, default=None)
+        inside = layer[len(around) + 1 :].split(".")[0] if around is not None else ""
+        found[layer] = f"{around}.{inside}" if inside else layer
+    return found
+
+
+def outlier_share(scores: Callable[[], Iterable[torch.Tensor]]) -> float:
+    """The share of scores that exceed MULTIPLE times the mean of all; they are gone through twice."""
+    total, count = 0.0, 0
+    for part in scores():
+        total, count = total + float(part.double().sum()), count + part.numel()
+    limit = MULTIPLE * total / max(1, count)
+    return sum(int((part > limit).sum()) for part in scores()) / max(1, count)
+
+
+def wanda_scores(layer: Layer, weight: torch.Tensor, squares: torch.Tensor) -> Iterator[torch.Tensor]:
+    """A layer's Wanda scores, some rows at a time."""
     step = max(1, _BLOCK * layer.outputs // max(1, layer.parameters))
-    parts = [slice(start, start + step) for start in range(0, layer.outputs, step)]
-    wanda, seen = CRITERIA["wanda"], Seen(norms=norms_by_row(layer, squares))
-    total = sum(float(layer_score(wanda, layer, weight, seen, part).double().sum()) for part in parts)
-    limit = MULTIPLE * total / layer.parameters
-    above = sum(int((layer_score(wanda, layer, weight, seen, part) > limit).sum()) for part in parts)
-    return above / layer.parameters
+    seen = Seen(norms=norms_by_row(layer, squares))
+    for start in range(0, layer.outputs, step):
+        yield layer_score(CRITERIA["wanda"], layer, weight, seen, slice(start, start + step))
 
 
 def _within(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+
+import torch
 
 from tasks.amounts.allocation import (
     Allocation,
@@ -15,7 +19,7 @@ from tasks.amounts.allocation import (
     uniform,
 )
 from tasks.amounts.budgets import goal_of
-from tasks.amounts.densities import erk, outlier_share, owl
+from tasks.amounts.densities import blocks_of, erk, outlier_share, owl, wanda_scores
 from tasks.amounts.knapsack import choose_for_goal, choose_for_quality
 from tasks.contract import Row, Work
 from tasks.loading.models import Layer, Model, weight_stored
@@ -42,8 +46,9 @@ def divide(
             {layer.name: layer.shape for layer in layers}, recipe.amount, recipe.max_amount, recipe.min_amount
         )
     assert statistics is not None, "owl was calibrated for"
-    outliers = {layer.name: _outliers(model, layer, statistics) for layer in layers}
-    return owl(sizes, outliers, recipe.amount, recipe.max_amount, recipe.min_amount)
+    return owl(
+        sizes, _outliers(model, layers, statistics), recipe.amount, recipe.max_amount, recipe.min_amount
+    )
 
 
 def _by_sensitivity(recipe: Recipe, model: Model, layers: Sequence[Layer], rows: Sequence[Row]) -> Allocation:
@@ -85,10 +90,23 @@ def whole_rows(allocation: Allocation, by_rows: Mapping[str, tuple[int, int]], m
     return replace(allocation, amounts=amounts)
 
 
-def _outliers(model: Model, layer: Layer, statistics: Statistics) -> float:
-    checkpoint, name = model.checkpoint, stored_names(model, layer)[0]
-    weight = weight_stored(layer, checkpoint.mapped(name))
-    check_finite(weight, name, checkpoint.file(name).path.name)
-    share = outlier_share(layer, weight, statistics.squares[layer.name].cpu())
-    checkpoint.release()
-    return share
+def _outliers(model: Model, layers: Sequence[Layer], statistics: Statistics) -> dict[str, float]:
+    """By layer: the share of outliers in its block."""
+    blocks = blocks_of(model.module, [layer.name for layer in layers])
+    members = defaultdict[str, list[Layer]](list)
+    for layer in layers:
+        members[blocks[layer.name]].append(layer)
+    shares = {
+        block: outlier_share(partial(_scores, model, inside, statistics)) for block, inside in members.items()
+    }
+    return {layer: shares[block] for layer, block in blocks.items()}
+
+
+def _scores(model: Model, layers: Sequence[Layer], statistics: Statistics) -> Iterator[torch.Tensor]:
+    checkpoint = model.checkpoint
+    for layer in layers:
+        name = stored_names(model, layer)[0]
+        weight = weight_stored(layer, checkpoint.mapped(name))
+        check_finite(weight, name, checkpoint.file(name).path.name)
+        yield from wanda_scores(layer, weight, statistics.squares[layer.name].cpu())
+        checkpoint.release()

@@ -25,6 +25,12 @@ def test_the_budget_is_met_exactly_and_layers_differ(tmp_path, tiny_model, tiny_
     assert sum(row["pruned_parameters"] for row in rows) == pruned_count(0.6, total)
     assert len({row["amount"] for row in rows}) > 1
     assert max(row["amount"] for row in rows) <= 0.95 + 1e-9
+    if allocation == "owl":
+        for block in ("model.layers.0.", "model.layers.1."):
+            inside = [row for row in rows if row["layer"].startswith(block)]
+            asked = [row["amount_asked"] for row in inside]
+            assert len(inside) == 7
+            assert max(asked) - min(asked) <= 1 / min(row["parameters"] for row in inside)
 
 
 def test_owl_without_calibration_data_is_refused(tmp_path, tiny_model):

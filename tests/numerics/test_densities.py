@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import nn
 
-from tasks.amounts.densities import BAND, MULTIPLE, erk, outlier_share, owl
+from tasks.amounts.densities import BAND, MULTIPLE, blocks_of, erk, outlier_share, owl, wanda_scores
 from tasks.contract import BadInput
 from tasks.loading.models import Layer
 from tasks.masks.patterns import pruned_count
@@ -77,15 +79,65 @@ def test_owl_is_uniform_where_all_layers_have_as_many_outliers():
     assert all(abs(share - 0.7) <= 1 / SIZES[name] for name, share in found.items())
 
 
-@pytest.mark.parametrize("outputs", [7, 3000])
-def test_outliers_are_the_scores_far_above_the_mean(outputs):
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(outputs, 400, generator=generator) ** 5
-    squares = torch.rand(400, generator=generator).double()
-    layer = Layer(
-        name="l", weight="w", shape=(outputs, 400), parameters=weight.numel(), outputs=outputs, inputs=400
+def test_owl_is_the_paper_s_where_blocks_are_of_one_size():
+    """Its code: shares minus the least, stretched to twice lambda, minus their mean, plus the density; all layers of a block alike."""
+    shares = {"0": 0.011, "1": 0.002, "2": 0.007, "3": 0.004}
+    sizes = {f"{block}.{name}": size for block in shares for name, size in (("q", 40_000), ("up", 120_000))}
+    found = owl(sizes, {layer: shares[layer[0]] for layer in sizes}, 0.7, 1.0).amounts
+    stretched = {block: (share - 0.002) / 0.009 * 2 * BAND for block, share in shares.items()}
+    mean = sum(stretched.values()) / len(stretched)
+    for layer, amount in found.items():
+        assert 1 - amount == pytest.approx(stretched[layer[0]] - mean + 0.3, abs=2 / sizes[layer])
+
+
+def a_layer(name: str, outputs: int, inputs: int) -> Layer:
+    size = outputs * inputs
+    return Layer(
+        name=name, weight=name, shape=(outputs, inputs), parameters=size, outputs=outputs, inputs=inputs
     )
-    scores = weight.abs().double() * squares.sqrt()
+
+
+@pytest.mark.parametrize("outputs", [(7,), (3000,), (7, 3000, 64)])
+def test_outliers_are_the_scores_far_above_the_mean_of_all_of_a_block(outputs):
+    generator = torch.Generator().manual_seed(0)
+    weights = [
+        torch.randn(rows, 400, generator=generator) ** 5 * 3**place for place, rows in enumerate(outputs)
+    ]
+    squares = torch.rand(400, generator=generator).double()
+
+    def parts() -> Iterator[torch.Tensor]:
+        for place, weight in enumerate(weights):
+            yield from wanda_scores(a_layer(f"l{place}", len(weight), 400), weight, squares)
+
+    scores = torch.cat([(weight.abs().double() * squares.sqrt()).reshape(-1) for weight in weights])
     expected = int((scores > MULTIPLE * scores.mean()).sum()) / scores.numel()
-    assert outlier_share(layer, weight, squares) == pytest.approx(expected, abs=2 / scores.numel())
+    assert outlier_share(parts) == pytest.approx(expected, abs=2 / scores.numel())
     assert expected > 0
+
+
+def test_a_block_without_weights_has_no_outliers():
+    assert outlier_share(lambda: [torch.empty(0, 4)]) == 0
+    assert outlier_share(lambda: []) == 0
+
+
+def test_blocks_are_the_members_of_the_outermost_list_of_modules():
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.Linear(2, 2)
+            self.experts = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+
+    model = nn.Module()
+    model.body = nn.Module()
+    model.body.layers = nn.ModuleList([Block() for _ in range(11)])
+    model.body.layers_norm = nn.Linear(2, 2)
+    model.head = nn.Linear(2, 2)
+    names = ["body.layers.1.attention", "body.layers.10.attention", "body.layers.1.experts.0"]
+    alone = ["body.layers_norm", "head", "not.there"]
+    assert blocks_of(model, [*names, *alone]) == {
+        "body.layers.1.attention": "body.layers.1",
+        "body.layers.10.attention": "body.layers.10",
+        "body.layers.1.experts.0": "body.layers.1",
+        **{name: name for name in alone},
+    }
+    assert blocks_of(nn.ModuleList([nn.Linear(2, 2)]), ["0"]) == {"0": "0"}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.care.collection import Marked, Swept
     from orchestrator.care.damages import Verification
     from orchestrator.controller import Signals, Watcher
-    from orchestrator.execution import RunSummary
+    from orchestrator.endings import RunSummary
     from orchestrator.explaining import Explanation
     from orchestrator.ports import ObjectStore
     from orchestrator.probes.checks import Check

@@ -43,7 +43,7 @@ from orchestrator.credentials import masked
 from orchestrator.errors import PrunefleetError, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.execution import RunSummary
+    from orchestrator.endings import RunSummary
     from orchestrator.survey import Survey
 
 EXIT_INTERNAL = 1

@@ -86,6 +86,10 @@ class NotSupported(StoreError):
     """The object store cannot do this at all."""
 
 
+STORE_ERRORS = (StoreError, Unreachable, NotPermitted)
+"""What requests to an object store fail with."""
+
+
 class QueryError(PrunefleetError):
     """The query cannot be answered."""
 

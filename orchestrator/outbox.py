@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from orchestrator.credentials import masked
-from orchestrator.errors import NotPermitted, StoreError, Unreachable
+from orchestrator.errors import STORE_ERRORS, Unreachable
 from orchestrator.ports import ObjectStore
 
 CLOSING_TRIES = 3
@@ -32,7 +32,7 @@ class Outbox:
         for key in list(self.waiting):
             try:
                 self.store.put_if_absent(key, self.waiting[key])
-            except (StoreError, Unreachable, NotPermitted) as error:
+            except STORE_ERRORS as error:
                 self.refusals += 1
                 self.reason = masked(str(error))
                 if isinstance(error, Unreachable):

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from orchestrator.errors import NotFound, NotPermitted, StoreError, Unreachable
+from orchestrator.errors import STORE_ERRORS, NotFound, StoreError, Unreachable
 from orchestrator.inflight import mapped
 from orchestrator.ports import ObjectStore
 from orchestrator.schedule.scheduling import Start
@@ -64,9 +64,7 @@ class Journal:
 
     def tidy(self) -> None:
         """Removes the objects of which everything has ended; best done when no free slot waits for it."""
-        with suppress(
-            StoreError, Unreachable, NotPermitted
-        ):  # tried again later; left behind, it costs a later run a little care
+        with suppress(*STORE_ERRORS):  # tried again later; left behind, it costs a later run a little care
             while self.ended:
                 self.store.delete(self.ended[-1])
                 self.ended.pop()

@@ -21,7 +21,7 @@ from orchestrator.errors import PrunefleetError, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.controller import Signals
-    from orchestrator.execution import RunSummary
+    from orchestrator.endings import RunSummary
     from orchestrator.nights.nightly import Answer
     from orchestrator.schedule.window import StopAt
     from orchestrator.spec import Fleet

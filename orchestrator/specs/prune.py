@@ -121,7 +121,7 @@ class PruneSpec(Part):
     columns. `model` ranks the weights of all layers together, which is its allocation."""
     allocation: Literal["uniform", "sensitivity", "knapsack", "erk", "owl"] = "uniform"
     """`sensitivity` interpolates between measured amounts, `knapsack` chooses the best combination of them; `erk` keeps most
-    of small layers, `owl` of layers with outliers, and both meet `amount` exactly. With `cut`, `sensitivity` weighs the kinds of
+    of small layers, `owl` of blocks with outliers, and both meet `amount` exactly. With `cut`, `sensitivity` weighs the kinds of
     units against each other, for a budget or a quality; the default makes all their shares smaller alike."""
     max_amount: Fraction = 0.95
     """No layer is pruned beyond this by an allocation that is not uniform, or with scope `model`."""

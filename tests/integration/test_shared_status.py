@@ -114,7 +114,7 @@ def test_who_was_counted_as_lost_writes_nothing_over_a_run_that_is_closed(seen, 
         real(self, assignment)
 
     monkeypatch.setattr(Watched, "submit", submit)
-    monkeypatch.setattr("orchestrator.execution.STATUS_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("orchestrator.runrecord.STATUS_EVERY_SECONDS", 0.0)
     work()
     assert runs.read_status(seen.store, RUN)["state"] == "ended"
     assert "started_at" not in runs.read_status(seen.store, RUN)

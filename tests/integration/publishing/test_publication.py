@@ -9,8 +9,8 @@ import pytest
 from cases.publications import AT, make_artifact, source
 
 from orchestrator.domain import Chain, Judgement
+from orchestrator.endings import _told, code_of
 from orchestrator.errors import Damaged, NotPermitted, UsageError
-from orchestrator.execution import _code_of, _told
 from orchestrator.identity import digest_bytes
 from orchestrator.promotion import publication, publishing
 from orchestrator.promotion.publication import Unpublished, publish_passed
@@ -135,6 +135,6 @@ def test_a_model_that_cannot_be_published_keeps_no_other_from_it_and_is_tried_ag
 )
 def test_the_exit_code_says_whether_somebody_has_to_look(errors, code):
     failed = [Unpublished(subject=f"candidate of m{at}", error=error) for at, error in enumerate(errors)]
-    assert _code_of(failed) == code
+    assert code_of(failed) == code
     assert _told(failed).startswith(f"not published: candidate of m0: {errors[0]}")
     assert ("and 1 more" in _told(failed)) == (len(errors) == 2)

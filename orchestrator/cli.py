@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -34,8 +35,10 @@ from orchestrator.commands.console import (
     open_store,
     out,
     print_json,
+    say,
     survey_of,
     talk,
+    write_file,
 )
 from orchestrator.commands.stopping import EXIT_INTERRUPTED, BudgetHours, Window, stop_of, stoppable
 from orchestrator.commands.watching import MetricsOpen, MetricsPort, observed
@@ -122,15 +125,8 @@ def init(
     """Write a commented, working fleet.yaml for a registry."""
     from orchestrator.starter import starter_fleet
 
-    text = starter_fleet(registry, to)
-    try:
-        with to.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        from orchestrator.errors import UsageError
-
-        raise UsageError(f"{to} exists; move it away or choose another name with --to") from None
-    talk.print(f"wrote {to}; next: prunefleet plan {to}", markup=False, highlight=False)
+    write_file(to, starter_fleet(registry, to).encode(), is_new=True)
+    say(f"next: prunefleet plan {shlex.quote(str(to))}")
 
 
 @app.command()
@@ -251,8 +247,7 @@ def report(
     name = "report.html" if to else "report.md"
     text = runs.read_report(opened, chosen, name)
     if to:
-        to.write_bytes(text)
-        talk.print(f"wrote {to}", markup=False, highlight=False)
+        write_file(to, text)
     else:
         sys.stdout.write(text.decode())
 

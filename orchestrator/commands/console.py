@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from orchestrator.errors import UsageError
 from orchestrator.ports import ObjectStore
 
 if TYPE_CHECKING:
@@ -55,6 +56,20 @@ def survey_of(fleet: Path, *, retry_quarantined: bool = False) -> Survey:
 def print_json(value: Any) -> None:
     """JSON on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+
+
+def write_file(path: Path, data: bytes, *, is_new: bool = False) -> None:
+    """Writes a file that the user named, and says so; with `is_new` only where there is none. Errors: UsageError."""
+    try:
+        with path.open("xb" if is_new else "wb") as file:
+            file.write(data)
+    except FileExistsError:
+        raise UsageError(f"{path} exists; move it away or choose another name with --to") from None
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}; name a file in a folder that is there and yours"
+        ) from error
+    say(f"wrote {path}")
 
 
 def say(text: str, style: str | None = None) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.commands.console import AsJson, FleetFile, print_json, say
+from orchestrator.commands.console import AsJson, FleetFile, print_json, say, write_file
 from orchestrator.commands.stopping import stoppable
 from orchestrator.commands.watching import MetricsOpen, MetricsPort, observed
 from orchestrator.credentials import masked
@@ -103,8 +103,7 @@ def morning(
         raise UsageError(f"{to}: a morning report is .html, .md or .json")
     page = nightrecords.read_page(store, spec.name, slot, PAGES[kind])
     if to:
-        to.write_bytes(page)
-        say(f"wrote {to}")
+        write_file(to, page)
     else:
         sys.stdout.write(page.decode())
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands.console import say
+from orchestrator.commands.console import say, write_file
 
 
 def questions(
@@ -36,6 +36,8 @@ def questions(
 
     if to.exists():
         raise UsageError(f"{to} exists; move it away or choose another name with --to")
+    if not to.absolute().parent.is_dir():
+        raise UsageError(f"{to} cannot be written: there is no such folder")
     found = take(tasks, folder=folder, shots=shots, limit=limit, seed=seed)
     for each in found:
         say(f"{plain(each.task)}: {len(each.rows)} examples")
@@ -46,9 +48,9 @@ def questions(
     rows = [row for each in found for row in each.rows]
     if not rows:
         raise HarnessError("no example is left, and nothing was written")
-    to.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_file(to, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(), is_new=True)
     kind = found[0].kind
     metric = "accuracy" if kind == "choices" else "perplexity"
     say(
-        f"wrote {to}; in a fleet file: {{kind: {kind}, path: {to}, slice_by: task}}, split {SPLIT}, metric {metric}"
+        f"in a fleet file: {{kind: {kind}, path: {to}, slice_by: task}}, split {SPLIT}, metric {metric}"
     )

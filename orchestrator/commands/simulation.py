@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.commands.console import AsJson, FleetFile, out, print_json, say
+from orchestrator.commands.console import AsJson, FleetFile, out, print_json, say, write_file
 
 if TYPE_CHECKING:
     from orchestrator.simulation.whatif import Scenario
@@ -47,8 +47,7 @@ def simulate(
     if plot:
         from orchestrator.simulation.drawing import utilization
 
-        plot.write_text(utilization(found[0].outcome, f"{plan.fleet}, simulated"), encoding="utf-8")
-        say(f"wrote {plot}")
+        write_file(plot, utilization(found[0].outcome, f"{plan.fleet}, simulated").encode())
     if as_json:
         print_json(whatif.as_json(found))
     else:

@@ -1,0 +1,60 @@
+"""Files and places that a user names on the command line: written, or refused with the reason; never half a traceback."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from cases.commands import typed
+
+FLEET = """\
+version: 1
+name: small
+store: ./store
+registries:
+  models: {kind: directory, path: ./models}
+recipes:
+  half: {match: {registry: models}, prune: {criterion: magnitude, amount: 0.5}}
+pools:
+  cpu: {cpus: 1}
+"""
+
+
+@pytest.fixture
+def home(tmp_path, tiny_model):
+    """A fleet of one model, and the record of a run that has ended."""
+    tiny_model(tmp_path / "models" / "lm" / "1", "LlamaForCausalLM", seed=1)
+    (tmp_path / "fleet.yaml").write_text(FLEET)
+    run = tmp_path / "store" / "runs" / "one"
+    run.mkdir(parents=True)
+    (run / "status.json").write_text(json.dumps({"fleet": "small", "state": "ended", "started_at": 1.0}))
+    (run / "report.html").write_text("<!doctype html>")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("init", "models", "--to"), ("report", "--to"), ("simulate", "fleet.yaml", "--nothing-cached", "--plot")],
+)
+@pytest.mark.parametrize("place", ["no folder/out", "models", "fleet.yaml/out"])
+def test_a_place_that_cannot_be_written_is_named_with_the_reason(home, command, place):
+    done = typed(home, *command, place, check=2)
+    assert place in done.stderr
+    assert "cannot be written" in done.stderr or "exists; move it away" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_first_fleet_file_never_replaces_another(home):
+    assert "fleet.yaml exists" in typed(home, "init", "models", check=2).stderr
+    assert (home / "fleet.yaml").read_text() == FLEET
+
+
+def test_what_is_said_after_init_can_be_typed_as_it_stands(home):
+    done = typed(home, "init", "models", "--to", "my fleet.yaml", check=0)
+    assert "next: prunefleet plan 'my fleet.yaml'" in done.stderr
+
+
+def test_a_report_is_written_over_the_one_before(home):
+    (home / "page.html").write_text("last night")
+    typed(home, "report", "latest", "--to", "page.html", check=0)
+    assert (home / "page.html").read_text() == "<!doctype html>"

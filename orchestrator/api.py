@@ -137,16 +137,15 @@ class OpenFleet:
 
     def status(self, run_id: str = "latest") -> dict[str, Any]:
         """One run's status, also while it runs. Errors: UnknownRun."""
-        from orchestrator.runs import latest, read_status
+        from orchestrator.runs import named, read_status
 
-        return read_status(self.store, latest(self.store) if run_id == "latest" else run_id)
+        return read_status(self.store, named(self.store, run_id))
 
     def report(self, run_id: str = "latest", kind: Literal["html", "md"] = "html") -> str:
         """A run's report: a self-contained page, or its summary. Errors: UnknownRun; NotFound, before the run has ended."""
-        from orchestrator.runs import latest, read_report
+        from orchestrator.runs import named, read_report
 
-        chosen = latest(self.store) if run_id == "latest" else run_id
-        return read_report(self.store, chosen, f"report.{kind}").decode()
+        return read_report(self.store, named(self.store, run_id), f"report.{kind}").decode()
 
     def simulate(
         self, *, nothing_cached: bool = False, seed: int = 0, noise: float = 0.0, losses_per_hour: float = 0.0

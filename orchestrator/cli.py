@@ -233,7 +233,9 @@ def query(
 
 @app.command()
 def report(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or `latest`.")] = "latest",
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's id, its beginning, or `latest`.")
+    ] = "latest",
     store: StoreOption = None,
     to: Annotated[
         Path | None, typer.Option("--to", help="Where to write the HTML page; default: print its text.")
@@ -243,9 +245,7 @@ def report(
     from orchestrator import runs
 
     opened = open_store(store)
-    chosen = runs.latest(opened) if run_id == "latest" else run_id
-    name = "report.html" if to else "report.md"
-    text = runs.read_report(opened, chosen, name)
+    text = runs.read_report(opened, runs.named(opened, run_id), "report.html" if to else "report.md")
     if to:
         write_file(to, text)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,10 +29,21 @@ def read_status(store: ObjectStore, run_id: str) -> dict[str, Any]:
     """The status of one run. Errors: UnknownRun, with the runs that are there; Damaged."""
     status = None if problem_of_part(run_id) else _status(store, run_id)
     if status is None:
-        raise _unknown(store, run_id)
+        raise _unknown(store, run_id, list(store.folders("runs/")))
     if "problem" in status:
         raise Damaged(f"{status_key(run_id)} in {store.url}: {status['problem']}")
     return status
+
+
+def named(store: ObjectStore, asked: str) -> str:
+    """The run that is meant: `latest`, an id, or a beginning that only one id has. Errors: UnknownRun, with those that come near."""
+    if asked == "latest":
+        return latest(store)
+    known = list(store.folders("runs/"))
+    found = [asked] if asked in known else [run for run in known if asked and run.startswith(asked)]
+    if len(found) != 1:
+        raise _unknown(store, asked, known)
+    return found[0]
 
 
 def latest(store: ObjectStore) -> str:
@@ -68,7 +79,7 @@ def has_ended(store: ObjectStore, run_id: str) -> bool:
 def read_report(store: ObjectStore, run_id: str, name: str = "report.html") -> bytes:
     """A file of a run's report. Errors: UnknownRun; NotFound, if the run has not written it."""
     if problem_of_part(run_id):
-        raise _unknown(store, run_id)
+        raise _unknown(store, run_id, list(store.folders("runs/")))
     try:
         return store.get(f"runs/{run_id}/{name}")
     except NotFound:
@@ -76,9 +87,13 @@ def read_report(store: ObjectStore, run_id: str, name: str = "report.html") -> b
         raise NotFound(f"run {run_id} has no {name} yet; it is written when the run ends") from None
 
 
-def _unknown(store: ObjectStore, run_id: str) -> UnknownRun:
-    known = list(store.folders("runs/"))
-    close = difflib.get_close_matches(run_id, known, n=3, cutoff=0.5) or known[-5:]
+def _unknown(store: ObjectStore, run_id: str, known: Sequence[str]) -> UnknownRun:
+    if run_id in known:
+        return UnknownRun(
+            f"run {run_id} in {store.url} has no status yet: whatever carries it out writes one"
+        )
+    begun = [run for run in known if run_id and run.startswith(run_id)]
+    close = begun[-5:] or difflib.get_close_matches(run_id, known, n=3, cutoff=0.5) or known[-5:]
     hint = f"did you mean {', '.join(close)}?" if close else "there is no run yet"
     return UnknownRun(f"there is no run {run_id!r} in {store.url}; {hint}")
 
@@ -90,9 +105,29 @@ def _status(store: ObjectStore, run_id: str) -> dict[str, Any] | None:
         return None
     except (ValueError, RecursionError, Damaged) as error:
         return {"run_id": run_id, "problem": f"it cannot be read: {error}"}
-    if not isinstance(status, dict):
-        return {"run_id": run_id, "problem": f"it is a {type(status).__name__}, and no mapping"}
+    if problem := _problem_of(status):
+        return {"run_id": run_id, "problem": problem}
     return {**status, "run_id": run_id}
+
+
+def _problem_of(status: Any) -> str:
+    """Why this is no status that can be shown or reckoned with; empty if it is one. Keys that are not known are left alone."""
+    if not isinstance(status, dict):
+        return f"it is a {type(status).__name__}, and no mapping"
+    pools = status.get("pools", {})
+    slots = pools.values() if isinstance(pools, dict) else [None]
+    for name, counts in [("units", status.get("units", {})), *(("pools", slot) for slot in slots)]:
+        if not isinstance(counts, dict) or not all(type(count) is int for count in counts.values()):
+            return f"its {name} are no counts"
+    left = status.get("eta_seconds")
+    return "" if left is None or isinstance(left, int | float) else "its eta_seconds are no number"
+
+
+def number_of(record: Mapping[str, Any], name: str, default: float = 0.0) -> float:
+    """A finite number of a record that others may have written, or the default."""
+    value = record.get(name)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) < 2.0**1000 else default  # type: ignore[arg-type]
 
 
 def status_key(run_id: str) -> str:
@@ -102,8 +137,8 @@ def status_key(run_id: str) -> str:
 
 def _age(store: ObjectStore, status: Mapping[str, Any]) -> tuple[float, str]:
     """When a run started, or where it does not say so, when its status was written."""
-    run_id, started = str(status["run_id"]), status.get("started_at")
-    if isinstance(started, int | float) and not isinstance(started, bool):
-        return float(started), run_id
+    run_id, started = str(status["run_id"]), number_of(status, "started_at")
+    if started:
+        return started, run_id
     there = store.stat(status_key(run_id))
     return (there.modified if there else 0.0, run_id)

@@ -51,6 +51,4 @@ def questions(
     write_file(to, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(), is_new=True)
     kind = found[0].kind
     metric = "accuracy" if kind == "choices" else "perplexity"
-    say(
-        f"in a fleet file: {{kind: {kind}, path: {to}, slice_by: task}}, split {SPLIT}, metric {metric}"
-    )
+    say(f"in a fleet file: {{kind: {kind}, path: {to}, slice_by: task}}, split {SPLIT}, metric {metric}")

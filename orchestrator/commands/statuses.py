@@ -22,7 +22,10 @@ SILENT_SECONDS = 60.0
 def status(
     run_id: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN]", help="A run's id; default: all, or the latest with --watch."),
+        typer.Argument(
+            metavar="[RUN]",
+            help="A run's id, its beginning, or `latest`; default: all, or the latest with --watch.",
+        ),
     ] = None,
     store: StoreOption = None,
     watch: Annotated[
@@ -36,8 +39,9 @@ def status(
     if watch and as_json:
         raise UsageError("--watch is for people and --json for programs: ask for one of them")
     opened = open_store(store)
-    if watch:
-        run_id = run_id or runs.latest(opened)
+    if run_id or watch:
+        run_id = runs.named(opened, run_id or "latest")
+    if watch and run_id:
         follow(opened, run_id)
     found = [runs.read_status(opened, run_id)] if run_id else runs.list_runs(opened)
     if as_json:
@@ -93,13 +97,14 @@ def follow(
 
 def look_of(status: Mapping[str, Any]) -> Any:
     """A run's status as the live view shows it."""
+    from orchestrator.runs import number_of
     from orchestrator.terminal import Look
 
     counts: Mapping[str, int] = status.get("units", {})
     failed = counts.get("failed", 0) + counts.get("quarantined", 0)
     pools = status.get("pools", {})
     return Look(
-        total=status.get("to_do", 0),
+        total=int(number_of(status, "to_do")),
         over=counts.get("done", 0) + failed,
         failed=failed,
         seconds_left=status.get("eta_seconds") if status.get("state") == "running" else 0.0,
@@ -108,6 +113,8 @@ def look_of(status: Mapping[str, Any]) -> Any:
 
 
 def _show(found: Sequence[Mapping[str, Any]]) -> None:
+    from orchestrator.wording import plain
+
     table = Table(box=None, pad_edge=False)
     for column in ("run", "fleet", "state", "wanted", "done before", "done", "failed", "left", "exit"):
         table.add_column(column, overflow="fold")
@@ -117,10 +124,13 @@ def _show(found: Sequence[Mapping[str, Any]]) -> None:
         left = sum(counts.get(state, 0) for state in ("waiting", "ready", "running"))
         cells = (
             row.get("run_id"), row.get("fleet"), row.get("outcome") or row.get("state"), row.get("wanted"),
-            row.get("done_before"), counts.get("done", 0), failed, left, row.get("exit_code", ""),
+            row.get("done_before"), counts.get("done", 0), failed, left, row.get("exit_code"),
         )  # fmt: skip
-        table.add_row(*(escape(str(cell)) for cell in cells))
+        table.add_row(*("" if cell is None else escape(plain(cell)) for cell in cells))
     out.print(table)
+    for row in found:
+        if problem := row.get("problem"):
+            say(f"run {plain(row['run_id'])}: {plain(problem)}", style="yellow")
 
 
 def _show_notices(status: Mapping[str, Any]) -> None:

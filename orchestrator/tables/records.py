@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -73,17 +72,17 @@ def _cell(field: pa.Field, value: Any) -> Any:
         value.encode()  # text that is no Unicode is refused here, by name
         return value
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if pa.types.is_integer(field.type) and is_number and int(value) == value and abs(value) < 2**63:
+    if pa.types.is_integer(field.type) and is_number and abs(value) < 2**63 and int(value) == value:
         return int(value)
     raise ValueError(f"{field.name} is {value!r}, which is no {field.type}")
 
 
 def moment(value: Any) -> datetime:
     """Seconds since the epoch, or ISO text, as a time in UTC. Errors: ValueError."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             return datetime.fromtimestamp(value, UTC)
-        except (OverflowError, OSError) as error:
+        except (ValueError, OverflowError, OSError) as error:
             raise ValueError(f"{value!r} is no time") from error
     if isinstance(value, str):
         read = datetime.fromisoformat(value)

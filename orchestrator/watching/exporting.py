@@ -17,6 +17,7 @@ from orchestrator.errors import PrunefleetError, StoreError
 from orchestrator.nights import nightrecords
 from orchestrator.nights.due import overdue
 from orchestrator.ports import ObjectStore
+from orchestrator.runs import number_of
 from orchestrator.schedule.costs import money
 from orchestrator.specs.nights import ScheduleSpec
 from orchestrator.watching.metrics import AREAS, FLEET, OUTCOMES, QUANTILES, register
@@ -144,32 +145,32 @@ class Exporter:
         """The id of the run that ended last, or nothing."""
         ours = [status for status in runs.list_runs(self.store) if status.get("fleet") == self.fleet]
         ended = sorted(
-            (s for s in ours if s.get("state") == "ended"), key=lambda s: _number(s, "finished_at")
+            (s for s in ours if s.get("state") == "ended"), key=lambda s: number_of(s, "finished_at")
         )
-        newest = _number(ended[-1], "finished_at") - STILL_SECONDS if ended else 0.0
-        open_ones = [s for s in ours if s.get("state") == "running" and _number(s, "updated_at") >= newest]
+        newest = number_of(ended[-1], "finished_at") - STILL_SECONDS if ended else 0.0
+        open_ones = [s for s in ours if s.get("state") == "running" and number_of(s, "updated_at") >= newest]
         told["runs_open"] = {(): float(len(open_ones))}
         told["run_last_update_timestamp_seconds"] = {
-            (): max((_number(status, "updated_at") for status in open_ones), default=0.0)
+            (): max((number_of(status, "updated_at") for status in open_ones), default=0.0)
         }
-        good = [_number(status, "finished_at") for status in ended if status.get("exit_code") == 0]
+        good = [number_of(status, "finished_at") for status in ended if status.get("exit_code") == 0]
         told["run_last_success_timestamp_seconds"] = {(): max(good, default=0.0)}
         if not ended:
             return ""
         last = ended[-1]
-        finished = _number(last, "finished_at")
+        finished = number_of(last, "finished_at")
         told["run_last_completion_timestamp_seconds"] = {(): finished}
-        told["run_last_duration_seconds"] = {(): finished - _number(last, "started_at")}
-        told["run_last_exit_code"] = {(): _number(last, "exit_code", -1.0)}
+        told["run_last_duration_seconds"] = {(): finished - number_of(last, "started_at")}
+        told["run_last_exit_code"] = {(): number_of(last, "exit_code", -1.0)}
         units = last.get("units")
         counts = units if isinstance(units, dict) else {}
-        left = sum(_number(counts, state) for state in ("waiting", "ready", "running"))
+        left = sum(number_of(counts, state) for state in ("waiting", "ready", "running"))
         told["run_last_units"] = {
-            ("done",): _number(counts, "done"),
-            ("found",): _number(last, "done_before"),
-            ("failed",): _number(counts, "failed"),
-            ("quarantined",): _number(counts, "quarantined") + _number(last, "quarantined"),
-            ("impossible",): _number(last, "impossible"),
+            ("done",): number_of(counts, "done"),
+            ("found",): number_of(last, "done_before"),
+            ("failed",): number_of(counts, "failed"),
+            ("quarantined",): number_of(counts, "quarantined") + number_of(last, "quarantined"),
+            ("impossible",): number_of(last, "impossible"),
             ("carried_over",): left,
         }
         return str(last["run_id"])
@@ -182,13 +183,13 @@ class Exporter:
         if not slots:
             return 0.0
         record = nightrecords.read_closed(self.store, self.fleet, slots[-1])
-        told["night_last_closed_timestamp_seconds"] = {(): _number(record, "ended_at")}
+        told["night_last_closed_timestamp_seconds"] = {(): number_of(record, "ended_at")}
         told["night_tries"] = {(): float(len(nightrecords.tries_of(self.store, self.fleet, slots[-1])))}
         messages = nightrecords.told(self.store, self.fleet, slots[-1]).values()
         told["night_untold_messages"] = {
             (): float(sum(message.get("state") != "sent" for message in messages))
         }
-        return _number(record, "scheduled_at")
+        return number_of(record, "scheduled_at")
 
     def _tell_time(self, told: Told, ask: Ask, last: str, results: int) -> None:
         folded, spent = 0.0, told["spent_dollars"]
@@ -283,10 +284,3 @@ class _opened:
 
     def __exit__(self, *error: object) -> None:
         self.connection.close()
-
-
-def _number(record: Mapping[str, Any], name: str, default: float = 0.0) -> float:
-    """A number of a record that others may have written."""
-    value = record.get(name)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else default  # type: ignore[arg-type]

@@ -34,7 +34,11 @@ def home(tmp_path, tiny_model):
 
 @pytest.mark.parametrize(
     "command",
-    [("init", "models", "--to"), ("report", "--to"), ("simulate", "fleet.yaml", "--nothing-cached", "--plot")],
+    [
+        ("init", "models", "--to"),
+        ("report", "--to"),
+        ("simulate", "fleet.yaml", "--nothing-cached", "--plot"),
+    ],
 )
 @pytest.mark.parametrize("place", ["no folder/out", "models", "fleet.yaml/out"])
 def test_a_place_that_cannot_be_written_is_named_with_the_reason(home, command, place):

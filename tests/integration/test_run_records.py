@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cases.commands import typed
 
 from orchestrator import runs
 from orchestrator.errors import Damaged, NotFound, UnknownRun
 from orchestrator.stores.local import LocalStore
 from orchestrator.tables import listing, results
+from orchestrator.tables.records import read_records
 
 
 def put_status(store: Any, run_id: str, **status: Any) -> None:
@@ -112,3 +114,66 @@ def test_a_result_that_is_damaged_stops_its_own_commit_with_advice(
     local_store.put(key, b"torn")
     with pytest.raises(Damaged, match=f"{unit_key(0)}.*delete the object"):
         results.commit(local_store, "sensitivity", unit_key(0), whole)
+
+
+def test_a_run_is_meant_by_its_id_by_a_beginning_that_no_other_has_or_as_the_latest(
+    local_store: LocalStore,
+) -> None:
+    for at, run_id in enumerate(("20261122T01-aa", "20261123T01-bb", "20261123T01-bbb")):
+        put_status(local_store, run_id, started_at=1.0 + at)
+    assert runs.named(local_store, "20261122") == "20261122T01-aa"
+    assert runs.named(local_store, "20261123T01-bb") == "20261123T01-bb"
+    assert runs.named(local_store, "latest") == "20261123T01-bbb"
+    with pytest.raises(UnknownRun, match="did you mean 20261123T01-bb, 20261123T01-bbb"):
+        runs.named(local_store, "20261123")
+    with pytest.raises(UnknownRun):
+        runs.named(local_store, "")
+
+
+def test_a_run_that_nothing_has_begun_yet_is_not_told_as_unknown(local_store: LocalStore) -> None:
+    local_store.put("runs/sent/submission.json", b"{}")
+    with pytest.raises(UnknownRun, match="run sent in .* has no status yet"):
+        runs.read_status(local_store, runs.named(local_store, "sent"))
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    ("odd", "why"),
+    [
+        ({"units": 5}, "units are no counts"),
+        ({"units": {"done": None}}, "units are no counts"),
+        ({"pools": [3]}, "pools are no counts"),
+        ({"pools": {"cpu": {"slots": "2", "running": 1}}}, "pools are no counts"),
+        ({"eta_seconds": "soon"}, "eta_seconds are no number"),
+        ({"started_at": HUGE, "to_do": HUGE}, ""),
+        ({"started_at": float("nan"), "finished_at": float("inf")}, ""),
+    ],
+)
+def test_a_status_that_nobody_here_wrote_is_shown_or_told_and_hides_no_other(tmp_path, odd, why) -> None:
+    store = LocalStore(tmp_path)
+    put_status(store, "good", started_at=1.0, units={"done": 7})
+    put_status(store, "odd", **odd)
+    done = typed(tmp_path, "status", "--store", ".", check=0)
+    assert "7" in done.stdout
+    assert (why in done.stderr) if why else not done.stderr
+    typed(tmp_path, "status", "odd", "--store", ".", check=69 if why else 0)
+
+
+def test_what_a_status_says_does_nothing_to_the_terminal(tmp_path) -> None:
+    put_status(LocalStore(tmp_path), "x", fleet="\x1b]0;mine\x07\u202e[red]", outcome="do\rne")
+    done = typed(tmp_path, "status", "--store", ".", check=0)
+    assert "\\u001b]0;mine\\u0007\\u202e[red]" in done.stdout
+    assert not {"\x1b", "\x07", "\r", "\u202e"} & {*done.stdout}
+
+
+@pytest.mark.parametrize(
+    "odd", [{"started_at": HUGE}, {"finished_at": float("inf")}, {"exit_code": float("inf")}]
+)
+def test_a_record_with_impossible_numbers_is_left_out_of_the_table_and_named(local_store, odd) -> None:
+    local_store.put("runs/good/closed.json", json.dumps({"exit_code": 0}).encode())
+    local_store.put("runs/odd/closed.json", json.dumps(odd).encode())
+    found = read_records(local_store, "runs")
+    assert found.table["run_id"].to_pylist() == ["good"]
+    assert [why.partition(":")[0] for why in found.skipped] == ["runs/odd/closed.json"]

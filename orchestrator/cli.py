@@ -213,6 +213,8 @@ def query(
     """Ask the results in SQL (DuckDB); `SHOW TABLES` lists what there is."""
     from orchestrator.tables.querying import query as ask
 
+    if as_json and csv:
+        raise UsageError("--json and --csv exclude each other")
     table = ask(open_store(store), sql)
     if as_json:
         print_json(table.to_pylist())

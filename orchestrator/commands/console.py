@@ -35,13 +35,19 @@ def is_fleet(option: str | None) -> bool:
 
 
 def open_store(option: str | None) -> ObjectStore:
-    """The store that `--store` names. Errors: SpecError."""
+    """The store that `--store` names. Errors: SpecError; UsageError, for a directory that is not there."""
     from orchestrator.spec import StoreSpec
     from orchestrator.stores.opening import open_store as opened
     from orchestrator.survey import read_fleet
 
     if option and not is_fleet(option):
-        return opened(StoreSpec(url=option if "://" in option else str(Path(option).resolve())))
+        if "://" in option:
+            return opened(StoreSpec(url=option))
+        if not Path(option).is_dir():
+            raise UsageError(
+                f"--store {option}: there is no such directory; name a store, or a fleet file that ends in .yaml or .yml"
+            )
+        return opened(StoreSpec(url=str(Path(option).resolve())))
     return opened(read_fleet(Path(option or "fleet.yaml"))[0].store)
 
 

@@ -62,3 +62,18 @@ def test_a_report_is_written_over_the_one_before(home):
     (home / "page.html").write_text("last night")
     typed(home, "report", "latest", "--to", "page.html", check=0)
     assert (home / "page.html").read_text() == "<!doctype html>"
+
+
+@pytest.mark.parametrize(
+    "command", [("status",), ("report",), ("verify",), ("gc",), ("rebuild",), ("query", "SELECT 1")]
+)
+@pytest.mark.parametrize("place", ["no-such-folder", "fleet.txt"])
+def test_a_store_that_is_not_there_is_no_empty_store(home, command, place):
+    (home / "fleet.txt").write_text(FLEET)
+    done = typed(home, *command, "--store", place, check=2)
+    assert f"--store {place}: there is no such directory" in done.stderr
+    assert not (home / "no-such-folder").exists()
+
+
+def test_one_answer_has_one_form(home):
+    assert "exclude each other" in typed(home, "query", "SELECT 1", "--json", "--csv", check=2).stderr

@@ -14,8 +14,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.errors import UsageError
 from orchestrator.survey import Survey, read_fleet, survey
 
 if TYPE_CHECKING:
@@ -42,9 +44,23 @@ def open_fleet(path: str | os.PathLike[str]) -> OpenFleet:
     return OpenFleet(spec=spec, text=text, store=open_store(spec.store))
 
 
-def default_cache() -> Path:
-    """Where this machine's nodes cache models and data if nothing else is said."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunefleet"
+def cache_root(cache: str | os.PathLike[str] | None, address: str | None = None) -> str:
+    """Where nodes cache models and data: where it was said, or below the user's own cache.
+
+    Errors: UsageError, if that cannot be written here; a cluster at an address has nodes of its own, which are not asked.
+    """
+    usual = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    root = Path(cache or Path(usual) / "prunefleet")
+    if address is None:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=root):
+                pass
+        except OSError as error:
+            raise UsageError(
+                f"models and data cannot be cached in {root}: {error.strerror}; name another folder with --cache"
+            ) from error
+    return str(root)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +102,7 @@ class OpenFleet:
         hours = parse_window(window, None) if window is not None else None
         connect = choose_backend(backend, address)
         options = RunOptions(
-            cache_root=str(cache or default_cache()),
+            cache_root=cache_root(cache, address),
             stop=first_stop(hours, budget_hours, time.time()),
             max_failures=max_failures,
             actor=actor or os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown",

@@ -169,7 +169,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Carry the plan out and write the report."""
-    from orchestrator.api import default_cache
+    from orchestrator.api import cache_root
     from orchestrator.backends.opening import choose_backend
     from orchestrator.execution import RunOptions, execute, new_run_id
     from orchestrator.terminal import LiveView
@@ -181,7 +181,7 @@ def run(
         plans.show_plan(seen, units=False)
     run_id = new_run_id(time.time())
     options = RunOptions(
-        cache_root=str(cache or default_cache()),
+        cache_root=cache_root(cache, address),
         stop=stop,
         max_failures=max_failures,
         actor=os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown",

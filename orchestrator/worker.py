@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import importlib
 import json
@@ -43,6 +44,9 @@ Tables = dict[str, list[Any]]
 
 Answer = TypeVar("Answer")
 
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_USED_UP = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+"""What a node itself refuses: no bug, and no fault of a model; another node, or a later try, may do."""
 STDERR = 2  # the descriptor itself, whatever object stands for it
 
 ENTRY: Mapping[TaskName, str] = {
@@ -395,6 +399,10 @@ def classify(error: BaseException) -> Failure:
             kind = FailureClass.STORAGE
         case ImportError():
             kind = FailureClass.ENVIRONMENT
+        case OSError() if error.errno in _FORBIDDEN:
+            kind = FailureClass.ENVIRONMENT
+        case OSError() if error.errno in _USED_UP:
+            kind = FailureClass.INFRASTRUCTURE
         case _:
             kind = FailureClass.MEMORY if is_of_memory(error) else FailureClass.INTERNAL
     text = (

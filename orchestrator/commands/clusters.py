@@ -205,7 +205,7 @@ def join(
     metrics_open: MetricsOpen = False,
 ) -> None:
     """Carry out one cluster's part of a submitted run: what the job that `submit` starts does there."""
-    from orchestrator.api import default_cache
+    from orchestrator.api import cache_root
     from orchestrator.backends.opening import choose_backend
     from orchestrator.clusters import submission
     from orchestrator.clusters.runboard import Board
@@ -228,7 +228,7 @@ def join(
     board = Board(seen.store, run_id, cluster, heartbeat_seconds())
     share = Share(board=board, pools={name: spec.pools for name, spec in fleet.clusters.items()})
     options = RunOptions(
-        cache_root=str(cache or default_cache()),
+        cache_root=cache_root(cache, address),
         stop=submission.limited(place, run_id),
         actor=f"cluster {cluster}",
     )

@@ -154,11 +154,11 @@ def _once(
     from orchestrator.schedule.placement import pools_of
 
     def carry_out(stop: StopAt, signals: Signals) -> RunSummary:
-        from orchestrator.api import default_cache
+        from orchestrator.api import cache_root
         from orchestrator.backends.opening import choose_backend
 
         options = RunOptions(
-            cache_root=str(way.cache or default_cache()),
+            cache_root=cache_root(way.cache, way.address),
             stop=stop,
             actor=os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown",
         )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
 from cases.commands import typed
+
+from orchestrator.domain import FailureClass
+from orchestrator.worker import classify
 
 FLEET = """\
 version: 1
@@ -77,3 +81,25 @@ def test_a_store_that_is_not_there_is_no_empty_store(home, command, place):
 
 def test_one_answer_has_one_form(home):
     assert "exclude each other" in typed(home, "query", "SELECT 1", "--json", "--csv", check=2).stderr
+
+
+@pytest.mark.parametrize("command", [("run", "fleet.yaml"), ("run", "fleet.yaml", "--backend", "local")])
+def test_a_cache_that_cannot_be_written_is_refused_before_a_run_begins(home, command):
+    done = typed(home, *command, "--cache", "fleet.yaml", check=2)
+    assert "cannot be cached in fleet.yaml" in done.stderr
+    assert "--cache" in done.stderr
+    assert {path.name for path in (home / "store" / "runs").iterdir()} == {"one"}
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.EROFS, FailureClass.ENVIRONMENT),
+        (errno.EACCES, FailureClass.ENVIRONMENT),
+        (errno.ENOSPC, FailureClass.INFRASTRUCTURE),
+        (errno.EMFILE, FailureClass.INFRASTRUCTURE),
+        (errno.EBADF, FailureClass.INTERNAL),
+    ],
+)
+def test_what_a_node_refuses_is_no_bug_of_ours(number, kind):
+    assert classify(OSError(number, "no", "/cache")).failure_class is kind

@@ -141,7 +141,7 @@ def plan(
     if as_json:
         print_json(plans.plan_json(seen))
     else:
-        plans.show_plan(seen, units=units)
+        plans.show_plan(seen, out, units=units)
     if detailed_exitcode and len(seen.plan.todo) > len(seen.placement.misfits):
         raise typer.Exit(EXIT_HAS_WORK)
 
@@ -178,7 +178,7 @@ def run(
     connect = choose_backend(backend, address)
     seen = survey_of(fleet, retry_quarantined=retry_quarantined)
     if not quiet and not as_json:
-        plans.show_plan(seen, units=False)
+        plans.show_plan(seen, talk, units=False)
     run_id = new_run_id(time.time())
     options = RunOptions(
         cache_root=cache_root(cache, address),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NO_TERMINAL_WIDTH = 4000  # a file or a pipe has no right edge to wrap at
 out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else NO_TERMINAL_WIDTH)
-talk = Console(stderr=True)
+talk = Console(stderr=True, width=None if sys.stderr.isatty() else NO_TERMINAL_WIDTH)
 
 FleetFile = Annotated[Path, typer.Argument(metavar="FLEET", help="The fleet file, fleet.yaml.")]
 StoreOption = Annotated[

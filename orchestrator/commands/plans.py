@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.commands.console import out, talk
+from orchestrator.commands.console import say
 
 if TYPE_CHECKING:
     from orchestrator.plandiff import PlanChange
     from orchestrator.survey import Survey
 
 MOST_CHANGES = 20
+CHANGE_COLUMNS = 5  # sign, why, what, units, detail
 SIGNS = {"left over": ("…", "yellow"), "gone": ("−", "red"), "changed bytes": ("~", "cyan"), "changed recipe": ("~", "cyan")}  # fmt: skip
-
-
-def _tell(text: str, style: str | None = None) -> None:
-    talk.print(text, style=style, markup=False, highlight=False)
 
 
 def differences(seen: Survey) -> tuple[str, tuple[PlanChange, ...]]:
@@ -44,53 +43,59 @@ def plan_json(seen: Survey) -> dict[str, Any]:
     }
 
 
-def show_plan(seen: Survey, *, units: bool) -> None:
-    """The whole plan as talk, and its units as data if they are asked for."""
+def show_plan(seen: Survey, console: Console, *, units: bool) -> None:
+    """The whole plan: data where it was asked for, talk before a run; its units only if they are asked for."""
     from orchestrator import planview
     from orchestrator.wording import plain
 
+    tell = partial(console.print, markup=False, highlight=False)
     for warning in seen.warnings:
-        _tell(f"warning: {plain(warning, 400)}", style="yellow")
+        say(f"warning: {plain(warning, 400)}", style="yellow")
     table = Table(box=None, pad_edge=False)
-    for column in ("recipe", "models", *(task.value for task in planview.TASKS)):
-        table.add_column(column)
-    for row in planview.recipe_rows(seen.plan):
-        cells = ["{}/{}".format(*row[task.value]) if task.value in row else "" for task in planview.TASKS]
+    rows = planview.recipe_rows(seen.plan)
+    tasks = [task.value for task in planview.TASKS if any(task.value in row for row in rows)]
+    for column in ("recipe", "models", *tasks):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        cells = ["{}/{}".format(*row[task]) if task in row else "" for task in tasks]
         table.add_row(escape(row["recipe"]), str(row["models"]), *cells)
-    talk.print(table)
-    _show_differences(seen)
+    console.print(table)
+    _show_differences(seen, console)
     for item in seen.plan.impossible:
-        _tell(f"cannot: {plain(item.subject)}: {plain(item.reason, 600)}", style="red")
+        tell(f"cannot: {plain(item.subject)}: {plain(item.reason, 600)}", style="red")
     for key, reason in seen.plan.quarantined.items():
         unit = seen.plan.units[key]
-        _tell(f"quarantined: {unit.task.value} of {plain(unit.model.id)}: {plain(reason, 400)}", style="red")
+        tell(f"quarantined: {unit.task.value} of {plain(unit.model.id)}: {plain(reason, 400)}", style="red")
     for reason in sorted(set(seen.placement.misfits.values())):
-        _tell(f"cannot: {plain(reason, 400)}", style="red")
+        tell(f"cannot: {plain(reason, 400)}", style="red")
     for notice in planview.notices(seen.plan):
-        _tell(f"note: {plain(notice, 400)}")
+        tell(f"note: {plain(notice, 400)}")
     for line in seen.tonight.sentences:
-        _tell(f"tonight: {plain(line, 600)}", style="yellow")
-    _tell(_summary(seen))
+        tell(f"tonight: {plain(line, 600)}", style="yellow")
+    tell(_summary(seen))
     if units:
-        _list_units(seen)
+        _list_units(seen, console)
 
 
-def _show_differences(seen: Survey) -> None:
+def _show_differences(seen: Survey, console: Console) -> None:
     from orchestrator.wording import count, plain
 
     run_id, changes = differences(seen)
     if not changes:
         return
-    _tell(f"since run {run_id}:")
+    tell = partial(console.print, markup=False, highlight=False)
+    tell(f"since run {run_id}:")
     listing = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(CHANGE_COLUMNS):
+        listing.add_column(overflow="fold")
     for change in changes[:MOST_CHANGES]:
         sign, style = SIGNS.get(change.why.value, ("+", "green"))
         work = count(change.units, "unit") if change.units else ""
         cells = (sign, change.why.value, plain(change.subject), work, plain(change.detail, 240))
         listing.add_row(*(escape(cell) for cell in cells), style=style)
-    talk.print(listing)
+    console.print(listing)
     if len(changes) > MOST_CHANGES:
-        _tell(f"and {len(changes) - MOST_CHANGES} more; `plan --json` lists them all")
+        tell(f"and {len(changes) - MOST_CHANGES} more; `plan --json` lists them all")
 
 
 def _summary(seen: Survey) -> str:
@@ -110,7 +115,7 @@ def _summary(seen: Survey) -> str:
     )
 
 
-def _list_units(seen: Survey) -> None:
+def _list_units(seen: Survey, console: Console) -> None:
     from orchestrator import planview
     from orchestrator.wording import plain
 
@@ -128,4 +133,4 @@ def _list_units(seen: Survey) -> None:
             plain(row["why"], 200),
         )
         listing.add_row(*(escape(str(cell)) for cell in cells))
-    out.print(listing)
+    console.print(listing)

@@ -52,4 +52,4 @@ def test_another_terminal_watches_a_run_to_its_end_and_the_next_plan_tells_what_
     (change,) = home.plan()["since"]["changes"]
     assert change["why"] == "changed recipe"
     assert change["detail"].startswith("from prune on")
-    assert "~  changed recipe  lm" in home.cli("plan", "fleet.yaml", check=0).stderr
+    assert "~  changed recipe  lm" in home.cli("plan", "fleet.yaml", check=0).stdout

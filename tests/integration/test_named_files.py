@@ -1,4 +1,4 @@
-"""Files and places that a user names on the command line: written, or refused with the reason; never half a traceback."""
+"""What a user names on the command line, files and places: written, or refused with the reason; never half a traceback."""
 
 from __future__ import annotations
 
@@ -103,3 +103,13 @@ def test_a_cache_that_cannot_be_written_is_refused_before_a_run_begins(home, com
 )
 def test_what_a_node_refuses_is_no_bug_of_ours(number, kind):
     assert classify(OSError(number, "no", "/cache")).failure_class is kind
+
+
+def test_a_plan_is_data_that_can_be_kept_in_a_file_and_names_are_whole_there(home):
+    name = "half-of-each-layer-by-magnitude-of-all-models-of-the-registry"
+    (home / "fleet.yaml").write_text(FLEET.replace("half:", f"{name}:"))
+    done = typed(home, "plan", "fleet.yaml", check=0)
+    head, row, *_ = done.stdout.splitlines()
+    assert head.split() == ["recipe", "models", "prune"]
+    assert row.split() == [name, "1", "0/1"]
+    assert "1 unit to do" in done.stdout

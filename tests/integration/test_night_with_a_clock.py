@@ -13,7 +13,7 @@ FLEET = half_of_the_zoo(
 
 def test_a_night_tells_what_its_zeros_bought(make_small_fleet, prunefleet):
     make_small_fleet(models=1, text=FLEET)
-    assert "no speed-up expected, because" in prunefleet("plan", "fleet.yaml").stderr
+    assert "no speed-up expected, because" in prunefleet("plan", "fleet.yaml").stdout
     run = ("run", "fleet.yaml", "--backend", "local", "--json")
     summary = json.loads(prunefleet(*run, check=0).stdout)
     asked = prunefleet("query", "SELECT * FROM latencies", "--store", "store", "--json")

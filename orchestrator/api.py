@@ -1,5 +1,7 @@
 """Effects. The verbs of the command line as Python: a fleet is opened once, then planned, run and asked.
 
+What begins processes elsewhere or stays (`submit`, `join`, `logs`, `cancel`, `nightly`, `exporter`) is the command line's alone.
+
 from orchestrator.api import open_fleet
 
 fleet = open_fleet("fleet.yaml")
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from orchestrator.probes.checks import Check
     from orchestrator.simulation.whatif import Scenario
     from orchestrator.spec import Fleet
+    from orchestrator.tables.folding import Folded
 
 DAY = 86_400.0
 
@@ -85,6 +88,7 @@ class OpenFleet:
         budget_hours: float | None = None,
         window: str | None = None,
         max_failures: int | None = None,
+        retry_quarantined: bool = False,
         actor: str | None = None,
         cache: str | os.PathLike[str] | None = None,
         signals: Signals | None = None,
@@ -97,6 +101,7 @@ class OpenFleet:
         from orchestrator.backends.opening import choose_backend
         from orchestrator.controller import Signals
         from orchestrator.execution import RunOptions, execute
+        from orchestrator.promotion.offices import this_user
         from orchestrator.schedule.window import first_stop, parse_window
 
         hours = parse_window(window, None) if window is not None else None
@@ -105,9 +110,10 @@ class OpenFleet:
             cache_root=cache_root(cache, address),
             stop=first_stop(hours, budget_hours, time.time()),
             max_failures=max_failures,
-            actor=actor or os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown",
+            actor=actor or this_user(),
         )
-        return execute(planned or self.plan(), connect, options, signals or Signals(), watchers=watchers)
+        seen = planned or self.plan(retry_quarantined=retry_quarantined)
+        return execute(seen, connect, options, signals or Signals(), watchers=watchers)
 
     def query(self, sql: str) -> pa.Table:
         """The answer to one SELECT over the tables; `.to_pandas()`, or `polars.from_arrow`. Errors: QueryError."""
@@ -145,6 +151,12 @@ class OpenFleet:
             for key in keys
         )  # fmt: skip
 
+    def rebuild(self) -> Folded:
+        """The tables of results, made anew from the results alone: where one is damaged, or cannot be opened any more."""
+        from orchestrator.tables.folding import rebuild
+
+        return rebuild(self.store)
+
     def runs(self) -> list[dict[str, Any]]:
         """The status of every run, newest first."""
         from orchestrator.runs import list_runs
@@ -152,7 +164,7 @@ class OpenFleet:
         return list_runs(self.store)
 
     def status(self, run_id: str = "latest") -> dict[str, Any]:
-        """One run's status, also while it runs. Errors: UnknownRun."""
+        """One run's status, also while it runs; `run_id` may be a beginning. Errors: UnknownRun."""
         from orchestrator.runs import named, read_status
 
         return read_status(self.store, named(self.store, run_id))
@@ -162,6 +174,60 @@ class OpenFleet:
         from orchestrator.runs import named, read_report
 
         return read_report(self.store, named(self.store, run_id), f"report.{kind}").decode()
+
+    def morning(self, slot: str = "latest", kind: Literal["html", "md", "json"] = "md") -> str:
+        """The morning report of a night: what it changed. Errors: UsageError, before the first night; NotFound."""
+        from orchestrator.nights import nightrecords
+
+        closed = nightrecords.closed_slots(self.store, self.spec.name)
+        if slot == "latest" and not closed:
+            raise UsageError(f"fleet {self.spec.name} has had no night yet; `prunefleet nightly` runs one")
+        chosen = closed[-1] if slot == "latest" else slot
+        return nightrecords.read_page(self.store, self.spec.name, chosen, f"report.{kind}").decode()
+
+    def promote(
+        self,
+        model: str,
+        version: str,
+        *,
+        alias: str,
+        reason: str,
+        registry: str | None = None,
+        actor: str | None = None,
+    ) -> dict[str, Any] | None:
+        """Moves an alias to a version that passed, after a look at its bytes; its record, or None where it points there.
+
+        Errors: GateRefused; NotPermitted, where approvals are missing; Damaged; AliasMoved; UsageError.
+        """
+        from orchestrator.promotion import promoting
+        from orchestrator.promotion.claims import claim_of
+        from orchestrator.promotion.offices import office_of
+
+        office = office_of(self.spec, self.store, registry, actor)
+        return promoting.promote(office, claim_of(self.plan(), office.outlet, model, version), alias, reason)
+
+    def rollback(
+        self,
+        model: str,
+        *,
+        alias: str,
+        reason: str,
+        to: str | None = None,
+        registry: str | None = None,
+        actor: str | None = None,
+    ) -> dict[str, Any] | None:
+        """Moves an alias back to a version that it pointed to before; its record. Errors: UsageError, NotPermitted, Damaged."""
+        from orchestrator.promotion import promoting
+        from orchestrator.promotion.offices import office_of
+
+        return promoting.rollback(office_of(self.spec, self.store, registry, actor), model, alias, reason, to)
+
+    def history(self, model: str | None = None, alias: str | None = None) -> list[dict[str, Any]]:
+        """Every move that this fleet made of an alias, in their order: rows of `promotions`."""
+        from orchestrator.promotion.promoting import history
+
+        rows = history(self.store, None, model)
+        return [row for row in rows if row["fleet"] == self.spec.name and alias in (None, row["alias"])]
 
     def simulate(
         self, *, nothing_cached: bool = False, seed: int = 0, noise: float = 0.0, losses_per_hour: float = 0.0

@@ -172,6 +172,7 @@ def run(
     from orchestrator.api import cache_root
     from orchestrator.backends.opening import choose_backend
     from orchestrator.execution import RunOptions, execute, new_run_id
+    from orchestrator.promotion.offices import this_user
     from orchestrator.terminal import LiveView
 
     stop = stop_of(window, budget_hours)
@@ -184,7 +185,7 @@ def run(
         cache_root=cache_root(cache, address),
         stop=stop,
         max_failures=max_failures,
-        actor=os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown",
+        actor=this_user(),
     )
     with (
         stoppable() as signals,

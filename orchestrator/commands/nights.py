@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 RETRY_SECONDS = 900.0  # a resident's, where a night could not be run; a registry may be away for a while
 EXIT_DUE = 6
-PAGES = {".html": "report.html", ".md": "report.md", ".json": "report.json"}
+KINDS: Mapping[str, Literal["html", "md", "json"]] = {".html": "html", ".md": "md", ".json": "json"}
 
 
 def nightly(
@@ -87,25 +87,16 @@ def morning(
     as_json: AsJson = False,
 ) -> None:
     """Show what a night changed: the morning report."""
-    from orchestrator.nights import nightrecords
-    from orchestrator.stores.opening import open_store
-    from orchestrator.survey import read_fleet
+    from orchestrator.api import open_fleet
 
-    spec, _ = read_fleet(fleet)
-    store = open_store(spec.store)
-    closed = nightrecords.closed_slots(store, spec.name)
-    if slot == "latest":
-        if not closed:
-            raise UsageError(f"fleet {spec.name} has had no night yet; `prunefleet nightly {fleet}` runs one")
-        slot = closed[-1]
     kind = to.suffix if to else ".json" if as_json else ".md"
-    if kind not in PAGES:
+    if kind not in KINDS:
         raise UsageError(f"{to}: a morning report is .html, .md or .json")
-    page = nightrecords.read_page(store, spec.name, slot, PAGES[kind])
+    page = open_fleet(fleet).morning(slot, KINDS[kind])
     if to:
-        write_file(to, page)
+        write_file(to, page.encode())
     else:
-        sys.stdout.write(page.decode())
+        sys.stdout.write(page)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,11 +147,12 @@ def _once(
     def carry_out(stop: StopAt, signals: Signals) -> RunSummary:
         from orchestrator.api import cache_root
         from orchestrator.backends.opening import choose_backend
+        from orchestrator.promotion.offices import this_user
 
         options = RunOptions(
             cache_root=cache_root(way.cache, way.address),
             stop=stop,
-            actor=os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown",
+            actor=this_user(),
         )
         connect, seen, run_id = (
             choose_backend(way.backend, way.address),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -13,10 +11,6 @@ from rich.table import Table
 
 from orchestrator.commands.console import AsJson, FleetFile, out, print_json, say, survey_of
 from orchestrator.errors import UsageError
-
-if TYPE_CHECKING:
-    from orchestrator.promotion.promoting import Office
-    from orchestrator.spec import Fleet
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name in the registry.")]
 Alias = Annotated[str, typer.Option("--alias", help="The alias that is to move.")]
@@ -65,13 +59,14 @@ def promote(
     from orchestrator.errors import NotPermitted
     from orchestrator.promotion import promoting
     from orchestrator.promotion.claims import claim_of
+    from orchestrator.promotion.offices import office_of
 
     if propose and approve:
         raise UsageError("--propose and --approve exclude each other: two people are asked for")
     if not approve and not reason:
         raise UsageError("say why, with --reason")
     seen = survey_of(fleet)
-    office = _office(seen.fleet, registry, actor)
+    office = office_of(seen.fleet, seen.store, registry, actor)
     claim = claim_of(seen, office.outlet, model, version)
     private = key.read_bytes() if key else None
     if propose or approve:
@@ -104,13 +99,12 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Move an alias back to a version that it pointed to before."""
-    from orchestrator.promotion import promoting
-    from orchestrator.survey import read_fleet
+    from orchestrator.api import open_fleet
 
     if not reason:
         raise UsageError("say why, with --reason")
-    office = _office(read_fleet(fleet)[0], registry, actor)
-    _show_move(promoting.rollback(office, model, alias, reason, to), model, alias, as_json=as_json)
+    row = open_fleet(fleet).rollback(model, alias=alias, reason=reason, to=to, registry=registry, actor=actor)
+    _show_move(row, model, alias, as_json=as_json)
 
 
 def history(
@@ -120,17 +114,10 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Show every move that this fleet made of an alias: when, from what to what, by whom, why."""
-    from orchestrator.promotion import promoting
-    from orchestrator.stores.opening import open_store
-    from orchestrator.survey import read_fleet
+    from orchestrator.api import open_fleet
     from orchestrator.wording import moment, plain
 
-    spec, _ = read_fleet(fleet)
-    rows = [
-        row
-        for row in promoting.history(open_store(spec.store), None, model)
-        if row["fleet"] == spec.name and (alias is None or row["alias"] == alias)
-    ]
+    rows = open_fleet(fleet).history(model, alias)
     if as_json:
         print_json(rows)
         return
@@ -147,35 +134,6 @@ def history(
         )  # fmt: skip
         table.add_row(*(escape(plain(cell, 200)) for cell in cells))
     out.print(table)
-
-
-def _office(fleet: Fleet, registry: str | None, actor: str | None) -> Office:
-    from orchestrator.names import problem_of_part
-    from orchestrator.promotion.promoting import Office
-    from orchestrator.registries.opening import open_outlet
-    from orchestrator.stores.opening import open_store
-
-    goals = sorted({recipe.publish.registry for recipe in fleet.recipes.values() if recipe.publish})
-    if registry is None:
-        if len(goals) != 1:
-            raise UsageError(
-                f"name the registry with --registry: {', '.join(goals or sorted(fleet.registries))}"
-            )
-        registry = goals[0]
-    if registry not in fleet.registries:
-        raise UsageError(f"there is no registry {registry!r}; known: {', '.join(sorted(fleet.registries))}")
-    who = actor or os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown"
-    if why := problem_of_part(who):
-        raise UsageError(f"{who!r} cannot be a name: {why}")
-    return Office(
-        store=open_store(fleet.store),
-        outlet=open_outlet(registry, fleet.registries[registry]),
-        fleet=fleet.name,
-        rule=fleet.promotion,
-        actor=who,
-        at=time.time(),
-        environment=dict(os.environ),
-    )
 
 
 def _show_move(row: dict[str, Any] | None, model: str, alias: str, *, as_json: bool) -> None:

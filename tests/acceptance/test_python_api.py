@@ -11,7 +11,8 @@ from pathlib import Path
 import polars
 import pytest
 
-from orchestrator.api import open_fleet
+from orchestrator import cli
+from orchestrator.api import OpenFleet, open_fleet
 from orchestrator.controller import Signals
 from orchestrator.errors import NotFound, QueryError, SpecError, UnknownRun, UsageError
 
@@ -58,6 +59,48 @@ def test_runs_their_status_and_reports(night):
     assert "lm-too-far" in fleet.report(summary.run_id, "md")
     with pytest.raises(UnknownRun, match="no run 'x'"):
         fleet.status("x")
+
+
+def test_tables_are_made_anew_from_the_results_alone(night):
+    _, fleet, _ = night
+    before = fleet.table("units").num_rows
+    done = fleet.rebuild()
+    assert (done.units, done.skipped) == (before, ())
+    assert fleet.table("units").num_rows == before
+
+
+def test_aliases_move_and_move_back_with_a_record(night):
+    _, fleet, _ = night
+    published = fleet.history()[0]
+    model, version = published["model"], published["published_version"]
+    moved = fleet.promote(model, version, alias="champion", reason="the best", actor="a notebook")
+    assert moved is not None
+    assert [(row["alias"], row["actor"]) for row in fleet.history(model, "champion")] == [
+        ("champion", "a notebook")
+    ]
+    assert fleet.promote(model, version, alias="champion", reason="again") is None
+    with pytest.raises(UsageError, match="champion"):
+        fleet.rollback(model, alias="champion", reason="nothing was there before")
+    with pytest.raises(UsageError, match="no registry 'nowhere'"):
+        fleet.promote(model, version, alias="champion", reason="x", registry="nowhere")
+
+
+def test_before_the_first_night_there_is_no_morning(night):
+    _, fleet, _ = night
+    with pytest.raises(UsageError, match="has had no night yet"):
+        fleet.morning()
+    with pytest.raises(NotFound, match="no night 2026-01-01T0100"):
+        fleet.morning("2026-01-01T0100", "html")
+
+
+def test_every_verb_of_the_command_line_is_there_but_those_that_begin_other_processes():
+    verbs = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    of_processes = {"submit", "join", "logs", "cancel", "nightly", "exporter"}
+    of_files = {"init", "schema", "questions"}
+    known = {"gc": "collect"}
+    assert {
+        verb for verb in verbs - of_processes - of_files if not hasattr(OpenFleet, known.get(verb, verb))
+    } == set()
 
 
 def test_a_store_without_runs_says_so(make_home):

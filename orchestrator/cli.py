@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import shlex
 import sys
@@ -68,6 +69,10 @@ def main() -> NoReturn:
 
     The interpreter is left as it is: one of Arrow's threads that lets go of a file meanwhile would abort its teardown.
     """
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # a character that the terminal has not is told by its number
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = command_line()
     atexit._run_exitfuncs()
     with suppress(BrokenPipeError):  # whoever read our output has had enough

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -60,8 +61,20 @@ def survey_of(fleet: Path, *, retry_quarantined: bool = False) -> Survey:
 
 
 def print_json(value: Any) -> None:
-    """JSON on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+    """JSON on stdout; a number that is none, or has no end, is null, for JSON has neither."""
+    is_narrow = not sys.stdout.encoding or not sys.stdout.encoding.lower().startswith("utf")
+    sys.stdout.write(json.dumps(_finite(value), indent=2, default=str, ensure_ascii=is_narrow) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_finite(one) for one in value]
+    return value
 
 
 def write_file(path: Path, data: bytes, *, is_new: bool = False) -> None:

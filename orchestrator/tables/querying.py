@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 import duckdb
@@ -68,7 +69,16 @@ def query(store: ObjectStore, sql: str, notice: Notice = logger.warning) -> pa.T
             answer: pa.Table = connection.sql(sql).to_arrow_table()
         except duckdb.Error as error:
             raise QueryError(_explanation(error)) from error
-        return answer
+        return answer.rename_columns(_told_apart(answer.column_names))
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """The names of columns, the second `a` as `a_1`: rows as mappings, and Polars, have room for each name once."""
+    told: list[str] = []
+    for name in names:
+        others = (f"{name}_{number}" for number in count(1))
+        told.append(name if name not in told else next(one for one in others if one not in {*told, *names}))
+    return told
 
 
 def _check_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -81,3 +82,26 @@ def test_output_that_cannot_be_written_is_an_error():
         )
     assert done.returncode not in (0, None)
     assert os.strerror(28) in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_without_a_character_is_told_its_number_and_json_stays_json(encoding, tmp_path):
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "status.json").write_text('{"fleet": "Zürich − 🦙"}', encoding="utf-8")
+    told = {}
+    for form in ("", "--json"):
+        told[form] = subprocess.run(
+            [str(COMMAND), "status", "--store", ".", *filter(None, [form])],
+            cwd=tmp_path, capture_output=True, timeout=120, env={**os.environ, "PYTHONIOENCODING": encoding},
+        )  # fmt: skip
+        assert (told[form].returncode, told[form].stderr) == (0, b"")
+    assert "rich − 🦙".encode(encoding, "backslashreplace") in told[""].stdout
+    assert json.loads(told["--json"].stdout.decode(encoding))[0]["fleet"] == "Zürich − 🦙"
+
+
+def test_a_number_that_json_has_not_is_null(tmp_path):
+    done = python(
+        "from orchestrator.cli import main; main()",
+        "query", "SELECT 'NaN'::DOUBLE AS a, ['inf'::DOUBLE, 1.5] AS b", "--json", "--store", str(tmp_path),
+    )  # fmt: skip
+    assert json.loads(done.stdout, parse_constant=pytest.fail) == [{"a": None, "b": [None, 1.5]}]

@@ -43,6 +43,17 @@ def test_results_are_folded_before_they_are_asked_for(any_store: Any, commit_uni
     ]
 
 
+def test_columns_of_one_name_are_all_in_the_answer(
+    local_store: LocalStore, commit_units: CommitUnits
+) -> None:
+    commit_units(local_store, range(1))
+    assert ask(local_store, "SELECT 1 AS a, 2 AS a, 3 AS a_1, 4 AS a") == [
+        {"a": 1, "a_2": 2, "a_1": 3, "a_3": 4}
+    ]
+    joined = query(local_store, "SELECT * FROM units u JOIN verdicts v ON u.unit_key = v.unit_key")
+    assert joined.num_columns == len({*joined.column_names})
+
+
 def test_times_are_times(local_store: LocalStore, commit_units: CommitUnits) -> None:
     commit_units(local_store, range(4))
     (row,) = ask(

@@ -76,6 +76,11 @@ class Node:
                 found += [child for child in raylet.children() if _is_worker(child)]
         return found
 
+    def end(self) -> None:
+        """Kills all of it and waits for it."""
+        end(self.processes())
+        self.starter.wait()
+
 
 @dataclass(slots=True)
 class RayNodes:
@@ -97,7 +102,7 @@ class RayNodes:
             self.stop()
             self.head = self._node(head=True)
         for node in [node for node in self.nodes if not node.is_alive]:
-            end(node.processes())
+            node.end()
             self.nodes.remove(node)
         missing = self.count - len(self.nodes)
         with ThreadPoolExecutor(max(1, self.count)) as pool:
@@ -117,8 +122,7 @@ class RayNodes:
     def stop(self) -> None:
         """Ends every process of the cluster and waits for it."""
         for node in (*self.nodes, *([self.head] if self.head else [])):
-            end(node.processes())
-            node.starter.wait()
+            node.end()
         self.nodes.clear()
         self.head = None
         end(self.left())
@@ -132,8 +136,7 @@ class RayNodes:
             node = self._begin(head=head, place=Path(tempfile.mkdtemp(prefix="n", dir=self.folder)))
             if _comes_up(node):
                 return node
-            end(node.processes())
-            node.starter.wait()
+            node.end()
         raise NoStart(f"ray start: {node.log.read_text()[-2000:]}")
 
     def _begin(self, *, head: bool, place: Path) -> Node:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any
 
 from orchestrator.credentials import masked
@@ -19,6 +21,7 @@ from orchestrator.domain import Failure, FailureClass, UnitReport
 
 Body = Callable[[Any], tuple[UnitReport, ...]]
 Answer = tuple[UnitReport, ...] | Failure
+_STARTING = threading.Lock()
 
 
 def start(
@@ -36,9 +39,22 @@ def start(
     process = context.Process(
         target=_run, args=(body, payload, theirs, {**os.environ, **(own or {})}), daemon=True
     )
-    process.start()
+    with _main_hidden():
+        process.start()
     theirs.close()
     return process, ours
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Multiprocessing would import the program's main module in each child: a script without a guard would run there again."""
+    with _STARTING:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def hear(process: BaseProcess, pipe: Connection) -> tuple[Answer, float | None]:

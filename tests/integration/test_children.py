@@ -26,6 +26,19 @@ if __name__ == "__main__":
 """
 
 
+WITHOUT_A_GUARD = """
+import multiprocessing
+import sys
+import bodies
+from orchestrator.backends import children
+print("begun")
+context = multiprocessing.get_context(sys.argv[1])
+print([report.key for report in children.hear(*children.start(context, bodies.act, {"keys": ["a"]}))[0]])
+import __main__
+print(__main__.context is context)
+"""
+
+
 @pytest.fixture(params=["spawn", "forkserver"])
 def answer(request):
     """`answer(**payload)` of a child that acts so."""
@@ -50,6 +63,17 @@ def is_over(process):
 
 def test_its_reports_come_back(answer):
     assert [report.key for report in answer()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["spawn", "forkserver"])
+def test_a_script_without_a_guard_is_not_run_again_in_its_children(kind, tmp_path):
+    (tmp_path / "script.py").write_text(WITHOUT_A_GUARD)
+    path = os.pathsep.join([str(Path(bodies.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py", kind],
+        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["begun", "['a']", "True"], done.stderr[-2000:]
 
 
 def test_what_it_raises_is_an_internal_failure(answer):

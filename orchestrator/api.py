@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from orchestrator.care.collection import Marked, Swept
     from orchestrator.care.damages import Verification
+    from orchestrator.care.garbage import Limits
     from orchestrator.controller import Signals, Watcher
     from orchestrator.endings import RunSummary
     from orchestrator.explaining import Explanation
@@ -104,6 +105,9 @@ class OpenFleet:
         from orchestrator.promotion.offices import this_user
         from orchestrator.schedule.window import first_stop, parse_window
 
+        for name, value in (("budget_hours", budget_hours), ("max_failures", max_failures)):
+            if value is not None and not value >= 0:
+                raise UsageError(f"{name} is {value}; give 0 or more")
         hours = parse_window(window, None) if window is not None else None
         connect = choose_backend(backend, address)
         options = RunOptions(
@@ -255,18 +259,26 @@ class OpenFleet:
         return verify(self.store, self.spec)
 
     def garbage(self, *, older_than: float = 7 * DAY, runs_older_than: float | None = None) -> Marked:
-        """What nothing points to any more, and is older than so many seconds. Nothing is removed."""
+        """What nothing points to any more, and is older than so many seconds, an hour at least. Nothing is removed."""
         from orchestrator.care.collection import mark
-        from orchestrator.care.garbage import Limits
 
-        limits = Limits(at=time.time(), older_than=older_than, runs_older_than=runs_older_than)
-        return mark(self.store, self.spec, limits)
+        return mark(self.store, self.spec, _limits(time.time(), older_than, runs_older_than))
 
     def collect(self, *, older_than: float = 7 * DAY, runs_older_than: float | None = None) -> Swept:
         """Removes what `garbage` names; what came into use meanwhile is spared. Errors: those of the store."""
         from orchestrator.care.collection import mark, sweep_away, sweeping
-        from orchestrator.care.garbage import Limits
 
         with sweeping(self.store) as sweep:
-            limits = Limits(at=sweep.at, older_than=older_than, runs_older_than=runs_older_than)
+            limits = _limits(sweep.at, older_than, runs_older_than)
             return sweep_away(sweep, mark(self.store, self.spec, limits))
+
+
+def _limits(at: float, older_than: float, runs_older_than: float | None) -> Limits:
+    from orchestrator.care.garbage import SHORTEST, Limits
+
+    for name, seconds in (("older_than", older_than), ("runs_older_than", runs_older_than)):
+        if seconds is not None and not seconds >= SHORTEST:
+            raise UsageError(
+                f"{name} is {seconds} s; an upload may go on for {SHORTEST:.0f} s, so give that or more"
+            )
+    return Limits(at=at, older_than=older_than, runs_older_than=runs_older_than)

@@ -143,6 +143,9 @@ def test_every_digest_is_checked_and_garbage_goes(night):
     assert not fleet.verify().damages
     assert not fleet.garbage(older_than=3600.0).doomed
     assert not fleet.collect(older_than=3600.0).removed
+    for limits in ({"older_than": 60.0}, {"older_than": -1.0}, {"runs_older_than": float("nan")}):
+        with pytest.raises(UsageError, match="older_than is"):
+            fleet.collect(**limits)
 
 
 def test_the_plan_is_simulated_with_one_slot_more(night):
@@ -172,6 +175,9 @@ def test_a_signal_set_by_another_thread_stops_a_run_that_can_go_on(make_home):
         ({"backend": "slurm"}, "no backend 'slurm'"),
         ({"backend": "local", "address": "10.0.0.1:6379"}, "has no --address"),
         ({"window": "99:00-x"}, "window"),
+        ({"budget_hours": float("nan")}, "budget_hours is nan"),
+        ({"budget_hours": -1.0}, "budget_hours is -1.0"),
+        ({"max_failures": -1}, "max_failures is -1"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_read(make_home, arguments, told):

@@ -33,6 +33,7 @@ from orchestrator.commands.console import (
     AsJson,
     FleetFile,
     StoreOption,
+    aligned,
     open_store,
     out,
     print_json,
@@ -231,11 +232,16 @@ def query(
     else:
         from orchestrator.wording import plain
 
+        head = [plain(name) for name in table.column_names]
+        rows = [[plain(_cell(value), 200) for value in row.values()] for row in table.to_pylist()]
+        if not out.is_terminal:
+            sys.stdout.writelines(f"{line}\n" for line in aligned([head, *rows]))
+            return
         shown = Table(box=None, pad_edge=False)
-        for name in table.column_names:
-            shown.add_column(escape(plain(name)), overflow="fold")
-        for row in table.to_pylist():
-            shown.add_row(*(escape(plain(_cell(value), 200)) for value in row.values()))
+        for name in head:
+            shown.add_column(escape(name), overflow="fold")
+        for row in rows:
+            shown.add_row(*map(escape, row))
         out.print(shown)
 
 

@@ -99,6 +99,14 @@ def test_a_terminal_without_a_character_is_told_its_number_and_json_stays_json(e
     assert json.loads(told["--json"].stdout.decode(encoding))[0]["fleet"] == "Zürich − 🦙"
 
 
+def test_an_answer_in_a_pipe_is_aligned_whatever_it_holds(tmp_path):
+    done = python(
+        "from orchestrator.cli import main; main()",
+        "query", "SELECT * FROM (VALUES ('界', 1.5), ('[red]a', NULL), (chr(27), 2)) AS t(name, \"a b\")", "--store", str(tmp_path),
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["name    a b", "界      1.5", "[red]a     ", "\\u001b  2.0"]
+
+
 def test_a_number_that_json_has_not_is_null(tmp_path):
     done = python(
         "from orchestrator.cli import main; main()",

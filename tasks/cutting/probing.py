@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tasks.contract import BadInput, raise_if_of_machine
+from tasks.contract import BadInput
 from tasks.cutting.symmetry import Answer
 from tasks.examples.batches import Batch, logits_of
 from tasks.examples.tokenizing import vocabulary_size
@@ -48,11 +48,10 @@ def sound_answer(small: Model) -> torch.Tensor:
     """What a cut model answers; BadInput if its sizes are such that a kernel refuses them."""
     try:
         return answer_of(small)()
-    except RuntimeError as error:
-        raise_if_of_machine(error)
+    except BadInput as error:
         raise BadInput(
             "the smaller model does not run",
-            why=f"with these sizes torch says: {str(error)[:300]}",
+            why=f"with these sizes, {error.why}",
             do="Cut less, or set prune.round_to to 8 or 16, so that sizes stay multiples of it.",
         ) from error
 

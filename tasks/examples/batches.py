@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from tasks.contract import BadInput, raise_if_of_machine
 from tasks.examples.embeddings import pooled
 from tasks.examples.fitting import Fitted, Item
 from tasks.examples.tokenizing import vocabulary_size
-from tasks.loading.families import READS_IMAGES, READS_TEXT, answer_of
+from tasks.files.configs import CONFIG
+from tasks.loading.families import CAUSAL_LM, READS_IMAGES, READS_TEXT, answer_of
 from tasks.loading.models import Model
 
 BATCH_TOKENS = 4096
@@ -60,10 +63,10 @@ def batches(
 def logits_of(model: Model, batch: Batch) -> torch.Tensor:
     """What the module answers, in its own dtype: [members, tokens, vocabulary], or [members, labels].
 
-    Of a model without a head its pooled embeddings, float32 [members, features].
+    Of a model without a head its pooled embeddings, float32 [members, features]. Errors: BadInput of a model that does
+    not run.
     """
-    without_cache = {"use_cache": False} if model.family == "causal_lm" else {}
-    answer = model.module(**batch.inputs, **without_cache)
+    answer = _answer(model, batch.inputs)
     if answer_of(model.family) == "embedding":
         return pooled(answer, batch.inputs.get("attention_mask"))
     logits: torch.Tensor = answer if isinstance(answer, torch.Tensor) else answer.logits
@@ -72,9 +75,25 @@ def logits_of(model: Model, batch: Batch) -> torch.Tensor:
 
 def batch_tokens_for(model: Model) -> int:
     """How many tokens make a batch whose logits stay within LOGIT_BYTES."""
-    if model.family != "causal_lm":
+    if model.family != CAUSAL_LM:
         return BATCH_TOKENS
     return max(1, min(BATCH_TOKENS, LOGIT_BYTES // (4 * vocabulary_size(model))))
+
+
+def _answer(model: Model, inputs: Mapping[str, torch.Tensor]) -> Any:
+    """What the module gives back; sizes that a config allows and that torch or transformers refuses are the model's fault."""
+    without_cache = {"use_cache": False} if model.family == CAUSAL_LM else {}
+    try:
+        return model.module(**inputs, **without_cache)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise_if_of_machine(error)
+        shapes = ", ".join(f"{name} of {list(tensor.shape)}" for name, tensor in inputs.items())
+        raise BadInput(
+            "the model does not run",
+            why=f"given {shapes} it ends with {type(error).__name__}: {str(error)[:300]}",
+            do="Look for sizes that do not go together, and run it in the library that it is from.",
+            file=CONFIG,
+        ) from error
 
 
 def _tokens(item: Item) -> int:

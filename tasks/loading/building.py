@@ -151,7 +151,7 @@ def _family(architecture: str, model_type: str) -> str:
             modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
             ("ForImageClassification",),
         ),
-        "text_encoder": (modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES, ("Model",)),
+        "text_encoder": (_text_encoders(modeling_auto), ("Model",)),
         "image_encoder": (modeling_auto.MODEL_FOR_IMAGE_MAPPING_NAMES, ("Model",)),
     }
     for family, (table, endings) in tables.items():
@@ -164,6 +164,17 @@ def _family(architecture: str, model_type: str) -> str:
         f"{architecture[:80]} is no causal language model, text or image classifier, text or image encoder of type {model_type[:60]}",
         f"Use one that transformers lists as such, {known}, or an entry point of {ENTRY_POINTS}.",
     )
+
+
+def _text_encoders(modeling_auto: Any) -> dict[str, Any]:
+    """Those listed for text encoding, and the bodies of masked language models without a decoder, many of which are not."""
+    bodies = modeling_auto.MODEL_MAPPING_NAMES
+    masked = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    decoding = modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    return {
+        **{kind: bodies[kind] for kind in masked if kind in bodies and kind not in decoding},
+        **modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
+    }
 
 
 @contextmanager

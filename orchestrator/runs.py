@@ -137,8 +137,8 @@ def status_key(run_id: str) -> str:
 
 def _age(store: ObjectStore, status: Mapping[str, Any]) -> tuple[float, str]:
     """When a run started, or where it does not say so, when its status was written."""
-    run_id, started = str(status["run_id"]), number_of(status, "started_at")
-    if started:
+    run_id, started = str(status["run_id"]), number_of(status, "started_at", -1.0)
+    if started >= 0:
         return started, run_id
     there = store.stat(status_key(run_id))
     return (there.modified if there else 0.0, run_id)

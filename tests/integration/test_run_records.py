@@ -120,7 +120,7 @@ def test_a_run_is_meant_by_its_id_by_a_beginning_that_no_other_has_or_as_the_lat
     local_store: LocalStore,
 ) -> None:
     for at, run_id in enumerate(("20261122T01-aa", "20261123T01-bb", "20261123T01-bbb")):
-        put_status(local_store, run_id, started_at=1.0 + at)
+        put_status(local_store, run_id, started_at=float(at))
     assert runs.named(local_store, "20261122") == "20261122T01-aa"
     assert runs.named(local_store, "20261123T01-bb") == "20261123T01-bb"
     assert runs.named(local_store, "latest") == "20261123T01-bbb"

@@ -41,6 +41,7 @@ _DENIED = (
 _SILENT = ("error sending request", "connection refused", "timed out", "dns error")
 _SHORTEST_SECRET = 4
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_STACK = re.compile(r"\n\s*0: .*", re.DOTALL)
 _LONGEST = 300
 
 
@@ -203,7 +204,7 @@ def _home(store: ObjectStore, name: str) -> tuple[str, dict[str, str]]:
 
 
 def _explain(error: Exception, where: str, options: Mapping[str, str]) -> PrunefleetError:
-    said = " ".join(_COLOURS.sub("", str(error)).split())
+    said = " ".join(_STACK.sub("", _COLOURS.sub("", str(error))).split())
     for name, value in options.items():
         if name.startswith("aws_") and ("key" in name or "token" in name) and len(value) >= _SHORTEST_SECRET:
             said = said.replace(value, "***")
@@ -214,7 +215,7 @@ def _explain(error: Exception, where: str, options: Mapping[str, str]) -> Prunef
         return Unreachable(f"{where}: {shown}; check the endpoint and the network")
     is_broken = isinstance(error, DeltaError) and not _is_remote(error)
     return (BrokenTable if is_broken else StoreError)(
-        f"{where}: {shown}; the tables can be rebuilt from the results"
+        f"{where}: {shown}; `prunefleet rebuild` makes the tables anew from the results"
     )
 
 

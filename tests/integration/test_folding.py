@@ -16,7 +16,7 @@ from pyarrow import fs
 from orchestrator.errors import Damaged, NotPermitted, StoreError
 from orchestrator.stores.local import LocalStore
 from orchestrator.tables import folding, listing, results, schemas
-from orchestrator.tables.delta import read_table
+from orchestrator.tables.delta import BrokenTable, read_table
 from orchestrator.tables.folding import fold, rebuild
 
 
@@ -147,6 +147,21 @@ def test_a_rebuild_mends_every_loss(local_store: LocalStore, commit_units: Commi
             shutil.rmtree(tables)
     rebuild(local_store)
     assert all_rows(local_store) == before
+
+
+def test_a_table_that_cannot_be_read_is_told_in_one_sentence_with_what_to_do(
+    local_store: LocalStore, commit_units: CommitUnits
+) -> None:
+    commit_units(local_store, range(2))
+    fold(local_store)
+    for entry in (Path(local_store.url) / "tables" / "units" / "_delta_log").iterdir():
+        entry.write_bytes(b"{torn")
+    with pytest.raises(BrokenTable) as caught:
+        read_table(local_store, "units")
+    told = str(caught.value)
+    assert told.startswith(f"tables/units in {local_store.url}: ")
+    assert told.endswith("`prunefleet rebuild` makes the tables anew from the results")
+    assert "unknown>" not in told
 
 
 def test_lost_tables_come_back_by_folding_alone(local_store: LocalStore, commit_units: CommitUnits) -> None:

@@ -86,6 +86,7 @@ def _write(work: Work, model: Model, config: ModelConfig, cut: Cut) -> tuple[Fin
     dtype = next(model.module.parameters()).dtype
     wanted = shapes_of(config, cut.changes, dtype)
     planned = _Planned(model=model, cut=cut, module=smaller_module(config, cut, dtype))
+    left: dict[str, torch.Tensor] = {}
     for name, shape in wanted.items():
         origin = cut.origin(name)
         if origin not in state:
@@ -94,48 +95,59 @@ def _write(work: Work, model: Model, config: ModelConfig, cut: Cut) -> tuple[Fin
         found = cut.sliced(origin, weight.to("meta"))
         if tuple(found.shape) != shape:
             _cannot_say(name, f"it would ask for shape {list(shape)}, and {list(found.shape)} is left")
-        planned.add(name, found)
+        left[name] = found
+    together = _made_together(model)
+    for names in dict.fromkeys(together.get(name, (name,)) for name in left):
+        planned.add({name: left[name] for name in names})
     text = _config_text(work, cut)
 
     def give(stored: str) -> torch.Tensor:
-        name = planned.source[stored]
-        origin = cut.origin(name)
-        return planned.stored_as(stored, name, cut.sliced(origin, state[origin].detach()))
+        origins = {name: cut.origin(name) for name in planned.sources[stored]}
+        weights = {name: cut.sliced(origin, state[origin].detach()) for name, origin in origins.items()}
+        return planned.stored_as(weights)[stored]
 
     return write_anew(model.checkpoint, work.output, planned.tensors, give, text)
 
 
 @dataclass(slots=True, kw_only=True)
 class _Planned:
-    """The tensors to be stored, and which weight of the smaller model each is from."""
+    """The tensors to be stored, and which weights of the smaller model each is from."""
 
     model: Model
     cut: Cut
     module: Any
     tensors: list[Stored] = field(default_factory=list)
-    source: dict[str, str] = field(default_factory=dict)
-    _last: tuple[str, Mapping[str, torch.Tensor]] = ("", field(default_factory=dict))
+    sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def add(self, name: str, weight: torch.Tensor) -> None:
-        """Plans a weight of the smaller model, on the meta device."""
-        direct = self.model.naming.stored.get(name)
-        parts = dict.fromkeys(direct, weight) if direct else taken_apart(self.module, name, weight)
-        for stored, part in parts.items():
+    def add(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Plans weights of the smaller model that are stored together, on the meta device."""
+        for stored, part in self.stored_as(weights).items():
             self.tensors.append(Stored(name=stored, dtype=part.dtype, shape=tuple(part.shape)))
-            self.source[stored] = name
+            self.sources[stored] = tuple(weights)
 
-    def stored_as(self, stored: str, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """The stored tensor that a weight becomes, or one of several."""
-        if self.model.naming.stored.get(name):
-            return weight
-        return taken_apart(self.module, name, weight)[stored]
+    def stored_as(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The stored tensors that a weight becomes, or several that are stored together."""
+        (name, weight), *others = weights.items()
+        direct = self.model.naming.stored.get(name)
+        return dict.fromkeys(direct, weight) if direct and not others else taken_apart(self.module, weights)
 
 
-def taken_apart(module: Any, name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A weight that transformers puts together from several stored tensors -> those tensors."""
+def _made_together(model: Model) -> dict[str, tuple[str, ...]]:
+    """Name of a weight -> all that are made of the same stored tensors, such as the parts of one projection."""
+    found: dict[str, tuple[str, ...]] = {}
+    for assembly in model.naming.assemblies:
+        names = assembly.assemble(
+            model.module, lambda name: torch.empty(model.checkpoint.entry(name).shape, device="meta")
+        )
+        found.update(dict.fromkeys(names, tuple(names)))
+    return found
+
+
+def taken_apart(module: Any, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights that transformers makes of stored tensors, all of those that it makes of the same ones -> these tensors."""
     from transformers.core_model_loading import revert_weight_conversion
 
-    found: dict[str, torch.Tensor] = revert_weight_conversion(module, {name: weight})
+    found: dict[str, torch.Tensor] = revert_weight_conversion(module, dict(weights))
     return found
 
 

@@ -70,10 +70,8 @@ def main() -> NoReturn:
 
     The interpreter is left as it is: one of Arrow's threads that lets go of a file meanwhile would abort its teardown.
     """
-    if isinstance(
-        sys.stdout, io.TextIOWrapper
-    ):  # a character that the terminal has not is told by its number
-        sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what an encoding lacks is told by its number
     code = command_line()
     atexit._run_exitfuncs()
     with suppress(BrokenPipeError):  # whoever read our output has had enough

@@ -117,9 +117,8 @@ class Board:
     def _take_over(self, key: str, body: bytes, owner: str) -> bool:
         there = self.store.stat(key)
         if there is None or self._read_one(key).get("owner") != owner:
-            self.seen.pop(
-                key, None
-            )  # a listing need not show a change: within one tick of its clock all lines are alike
+            # a listing need not show a change: within one tick of its clock all lines are alike
+            self.seen.pop(key, None)
             return False
         try:
             return self.store.swap(key, body, there.etag) is not None

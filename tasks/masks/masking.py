@@ -15,7 +15,7 @@ from tasks.masks.patterns import NotANumber, block_of, kept_of_group, mask_of
 
 _CHUNK = 1 << 16
 """Entries handled together where only passes over them matter: they stay in a processor's cache."""
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 """Entries scored together where rows can be masked one by one: bounds memory, whatever the tensor's size."""
 
 
@@ -41,22 +41,39 @@ def mask_layer(
     scope: str | None,
 ) -> Masked:
     """Scores a weight and chooses what goes; NotANumber if a score is NaN or infinite."""
-    is_by_row = scope == "row" or kept_of_group(pattern) is not None
-    high = (block_of(pattern) or (1, 1))[0]
-    width = max(1, layer.parameters // max(1, layer.outputs))
-    step = max(1, _BLOCK // width // high) * high if is_by_row else max(1, layer.outputs)
     mask = torch.empty(layer.outputs, layer.parameters // max(1, layer.outputs), dtype=torch.bool)
     lost = total = 0.0
-    for start in range(0, layer.outputs, step):
-        rows = slice(start, start + step)
-        score = layer_score(criterion, layer, weight, seen, rows)
-        mask[rows] = mask_of(score, amount, pattern, scope)
+    for rows, score in masked_blocks(
+        criterion, layer, weight, seen, amount=amount, pattern=pattern, scope=scope, out=mask
+    ):
         measure = score if criterion.seed is None else rows_of(layer, weight)[rows].abs()
         lost_here, total_here = _squares(measure, mask[rows])
         lost, total = lost + lost_here, total + total_here
     if not math.isfinite(total):
         raise NotANumber("a score is infinite")
     return Masked(mask=mask, pruned=int(torch.count_nonzero(mask)), error=lost / total if total else 0.0)
+
+
+def masked_blocks(
+    criterion: Criterion,
+    layer: Layer,
+    weight: torch.Tensor,
+    seen: Seen,
+    *,
+    amount: float | None,
+    pattern: str,
+    scope: str | None,
+    out: torch.Tensor,
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Fills a mask in, [outputs, inputs / groups]; the rows that are done and their scores, as they are, block by block."""
+    is_by_row = scope == "row" or kept_of_group(pattern) is not None
+    high = (block_of(pattern) or (1, 1))[0]
+    step = max(1, _BLOCK // max(1, out.shape[1]) // high) * high if is_by_row else max(1, layer.outputs)
+    for start in range(0, layer.outputs, step):
+        rows = slice(start, start + step)
+        score = layer_score(criterion, layer, weight, seen, rows)
+        out[rows] = mask_of(score, amount, pattern, scope)
+        yield rows, score
 
 
 def zeroed(layer: Layer, weight: torch.Tensor, mask: torch.Tensor) -> Iterator[memoryview]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -18,16 +19,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tasks.masks.ranks import nth_lowest, nth_lowest_of_rows
+
 UNSTRUCTURED = "unstructured"
 SCOPES = ("tensor", "row")
-_SAMPLE = 1 << 16
-"""Scores drawn to guess where the threshold lies; which ones changes how long it takes, never the result."""
-_SLACK = 800
-"""Places of the sample on both sides of the guess: six standard deviations of the rank of a median."""
-_CHUNK = 1 << 16
+_CHUNK = 1 << 18
 """Scores handled together, so that what is computed of them stays in a processor's cache."""
 _FEW = 16
 """Up to so many members of a group are compared pair by pair; above, sorting is quicker."""
+
+_LOOKS_LIKE = {
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
+_INFINITY = {
+    dtype: int(torch.tensor(math.inf, dtype=dtype).view(bits)) for dtype, bits in _LOOKS_LIKE.items()
+}
 
 Array = npt.NDArray[Any]
 
@@ -152,7 +161,7 @@ def mask_lowest(score: Array, count: int) -> Array:
         return mask
     if count == score.size:
         return ~mask
-    threshold = _nth_lowest(score, count)
+    threshold = nth_lowest(score, count)
     equal, below = [], 0
     for start in range(0, score.size, _CHUNK):
         part = score[start : start + _CHUNK]
@@ -164,54 +173,17 @@ def mask_lowest(score: Array, count: int) -> Array:
 
 
 def _ordered(flat: torch.Tensor) -> Array:
-    """A numpy array of the same order; 16-bit floats, if none is negative, as the integers they look like."""
-    flat = flat.cpu()
-    highest_bits = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00}.get(flat.dtype)
-    if highest_bits is not None:
-        bits = flat.contiguous().view(torch.int16).numpy()
-        if bits.size == 0 or bits.min() >= 0:
-            if bits.size and bits.max() > highest_bits:
-                raise NotANumber("a score is not a number")
+    """A numpy array of the same order; floats, if none is negative, as the integers they look like."""
+    flat = flat.cpu().contiguous()
+    if looks := _LOOKS_LIKE.get(flat.dtype):
+        bits: Array = flat.view(looks).numpy()
+        highest = int(bits.view(f"u{bits.itemsize}").max(initial=0))  # the sign is the highest bit
+        if highest <= _INFINITY[flat.dtype]:
             return bits
-        flat = flat.float()
-    if flat.is_floating_point() and flat.sum().isnan() and flat.isnan().any():
-        raise NotANumber("a score is not a number")
-    array: Array = flat.contiguous().numpy()
+        if flat.isnan().any():
+            raise NotANumber("a score is not a number")
+    array: Array = (flat.float() if flat.dtype in (torch.bfloat16, torch.float16) else flat).numpy()
     return array
-
-
-def _nth_lowest(score: Array, count: int) -> Any:
-    """The value of rank `count`, from 1: a sample brackets it, a pass counts, only the bracket is partitioned."""
-    if score.size > 8 * _SAMPLE:
-        sample = np.sort(score[np.random.default_rng(0).integers(0, score.size, _SAMPLE)])
-        guess = count * sample.size // score.size
-        low = sample[max(0, guess - _SLACK)] if guess > _SLACK else None
-        high = sample[guess + _SLACK] if guess + _SLACK < sample.size else None
-        below, inside = _split(score, low, high)
-        if below < count <= below + inside.size:
-            return _partitioned(inside, count - below)
-    return _partitioned(score, count)
-
-
-def _partitioned(score: Array, count: int) -> Any:
-    if score.dtype == np.int16:  # bfloat16 has few values and many equals, which partitioning is slow at
-        lowest = int(score.min())
-        tally = np.cumsum(np.bincount(score.astype(np.int64) - lowest))
-        return np.int16(lowest + int(np.searchsorted(tally, count)))
-    return np.partition(score, count - 1)[count - 1]
-
-
-def _split(score: Array, low: Any, high: Any) -> tuple[int, Array]:
-    """How many are below `low`, and those from `low` to `high`; None is no bound."""
-    below, inside = 0, []
-    for start in range(0, score.size, _CHUNK):
-        part = score[start : start + _CHUNK]
-        within = np.ones(part.size, dtype=bool) if low is None else part >= low
-        below += part.size - int(np.count_nonzero(within))
-        if high is not None:
-            within &= part <= high
-        inside.append(part[within])
-    return below, np.concatenate(inside)
 
 
 def _mask_rows(score: Array, amount: float) -> Array:
@@ -224,12 +196,12 @@ def _mask_rows(score: Array, amount: float) -> Array:
 
 
 def _mask_some_rows(score: Array, count: int) -> Array:
-    parted = np.partition(score, count - 1, axis=1)
-    threshold = parted[:, count - 1 : count]
+    threshold = nth_lowest_of_rows(score, count)
     mask: Array = score <= threshold
-    for row in np.flatnonzero(parted[:, count:].min(axis=1) == threshold[:, 0]):  # more are equal than go
-        ties = np.flatnonzero(score[row] == threshold[row])
-        mask[row, ties[: np.count_nonzero(mask[row]) - count]] = False
+    if np.count_nonzero(mask) > count * len(mask):  # more are equal than go
+        for row in np.flatnonzero(mask.sum(axis=1) > count):
+            ties = np.flatnonzero(score[row] == threshold[row])
+            mask[row, ties[: np.count_nonzero(mask[row]) - count]] = False
     return mask
 
 
@@ -238,25 +210,51 @@ def _mask_groups(flat: Array, rows: int, kept: int, group: int, amount: float | 
         raise ValueError(f"pattern {kept}:{group} prunes {1 - kept / group:g} and not {amount!r}")
     if rows and flat.size // rows % group:
         raise ValueError(f"{group} does not divide the {flat.size // rows} inputs of a row")
+    if flat.size % 8 or 8 % group:
+        return _mask_groups_by_rank(flat.reshape(-1, group), kept)
     mask = np.empty(flat.size, dtype=bool)
-    step = min(_CHUNK // group * group, flat.size)
-    after = np.tile(np.arange(group, dtype=np.uint8)[::-1], step // group)
-    for start in range(0, flat.size, step or 1):
-        part = flat[start : start + step]
-        _mask_some_groups(part, kept, after[: part.size], mask[start : start + step])
+    for start in range(0, flat.size, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        _mask_packed_groups(flat[part], kept, group, mask[part])
     return mask
 
 
-def _mask_some_groups(score: Array, kept: int, after: Array, out: Array) -> None:
+def _mask_groups_by_rank(score: Array, kept: int) -> Array:
+    mask = np.zeros(score.shape, dtype=bool)
+    from_behind = np.argsort(score[:, ::-1], axis=1, kind="stable")[:, : score.shape[1] - kept]
+    np.put_along_axis(mask[:, ::-1], from_behind, True, axis=1)
+    return mask.reshape(-1)
+
+
+def _mask_packed_groups(score: Array, kept: int, group: int, out: Array) -> None:
     """Of groups in a row, who is beaten by `kept` others of its group goes; of equals the first wins.
 
-    `after` counts the members of its group that come after each. At first, all of these beat it. Then everybody meets those one place
-    after, at once, then those two places after, and so on: where the first wins, it is beaten once less and the other once more.
+    At first, all who come after a member of the group beat it. Then everybody meets those one place after, at once, then
+    those two places after, and so on: where the first wins, it is beaten once less and the other once more. Eight numbers,
+    of a byte each, are one integer, the first its lowest byte: both changes are one product.
     """
-    beaten = after.copy()
-    for apart in range(1, after[0] + 1):
-        won = (score[:-apart] >= score[apart:]).view(np.uint8)
-        won &= (after[:-apart] >= apart).view(np.uint8)  # both are of one group
-        beaten[apart:] += won
-        beaten[:-apart] -= won
-    np.greater_equal(beaten, kept, out=out)
+    after, rounds = _packed_rounds(group)
+    beaten = np.full(score.size // 8, after)
+    won = np.empty(score.size, dtype=bool)
+    packed = won.view(after.dtype)
+    for apart, (of_one_group, both_changes) in enumerate(rounds, 1):
+        np.greater_equal(score[:-apart], score[apart:], out=won[:-apart])
+        packed &= of_one_group
+        packed *= both_changes
+        beaten += packed
+    np.greater_equal(beaten.view(np.uint8), kept, out=out)
+
+
+@lru_cache
+def _packed_rounds(group: int) -> tuple[Array, list[tuple[Array, Array]]]:
+    """(how many come after each of eight members, for each distance: who has one so far after it, what it changes to win)."""
+    places = range(8)
+
+    def packed(values: Iterable[int]) -> Array:
+        return np.array(sum(value << 8 * at for at, value in enumerate(values)), dtype="<u8")
+
+    rounds = [
+        (packed(at % group + apart < group for at in places), np.array((1 << 8 * apart) - 1, dtype="<u8"))
+        for apart in range(1, group)
+    ]
+    return packed(group - 1 - at % group for at in places), rounds

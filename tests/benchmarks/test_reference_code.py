@@ -16,6 +16,7 @@ import io
 import os
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,8 @@ import torch
 from torch import nn
 
 from tasks.loading.models import Layer
-from tasks.masks.criteria import Seen, by_row, criterion_named, layer_score
-from tasks.masks.patterns import mask_of
+from tasks.masks.criteria import Seen, by_row, criterion_named
+from tasks.masks.masking import masked_blocks
 from tasks.masks.reconstruct import factor_of, reconstruct, sweep
 
 pytestmark = pytest.mark.benchmark
@@ -109,8 +110,10 @@ def test_wanda(reference, capsys, size, pattern):
     weight = linear.weight.data
 
     def ours():
-        score = layer_score(wanda, layer, weight, seen)
-        return mask_of(score, None if group else 0.5, pattern, None if group else "row")
+        mask = torch.empty(size, size, dtype=torch.bool)
+        wanted = {"amount": None, "scope": None} if group else {"amount": 0.5, "scope": "row"}
+        deque(masked_blocks(wanda, layer, weight, seen, pattern=pattern, out=mask, **wanted), maxlen=0)
+        return mask
 
     packaged = reference("llmcompressor/modifiers/pruning/wanda/wanda_sparsify.py").sparsify_weight
 

@@ -25,7 +25,7 @@ _STRIP = 16
 _STEP = 4
 """Columns between two updates of the rest of their strip, for the same reason; with N:M it is M."""
 _SMALL = 128
-"""Size of a matrix whose Cholesky factor is found at once."""
+"""Columns of a factor that are found together."""
 _PART = 256
 """Columns of a weight multiplied together."""
 _CANCELLED = 0.1
@@ -72,33 +72,30 @@ def factor_of(hessian: torch.Tensor) -> Factor:
     mean = float(before[~dead].mean()) if not bool(dead.all()) else 1.0
     for damping in DAMPINGS:
         added = torch.where(dead, mean * (1 + damping), mean * damping)
-        backwards = hessian.flip(0, 1)
-        backwards.diagonal().add_(added.flip(0))
-        lower = _cholesky_(backwards)
-        if lower is None:
+        factor = hessian.clone(memory_format=torch.contiguous_format)
+        factor.diagonal().add_(added)
+        if not _factorized_(factor):
             continue
-        # H backwards is L L^T, so H is R R^T with R = L backwards
-        diagonal = lower.diagonal().flip(0)
-        unit = lower.div_(lower.diagonal().clone()).flip(0, 1)
+        diagonal = factor.diagonal().clone()
+        unit = factor.div_(diagonal)
         if bool(torch.isfinite(unit.sum())):
             return Factor(unit=unit, curvature=diagonal.square(), added=added, dead=dead, damping=damping)
     raise NotPositive(f"not even with {DAMPINGS[-1]:g} times the mean of its diagonal added to it")
 
 
-def _cholesky_(matrix: torch.Tensor) -> torch.Tensor | None:
-    """The lower factor, in place and by halves: most of it are products. None if there is none."""
-    size = len(matrix)
-    if size <= _SMALL:
-        lower, failed = torch.linalg.cholesky_ex(matrix)
-        return None if failed else matrix.copy_(lower)
-    half = size // 2
-    above, below = matrix[:half, :half], matrix[half:, :half]
-    if _cholesky_(above) is None:
-        return None
-    below.copy_(torch.linalg.solve_triangular(above.t(), below, upper=True, left=False))
-    matrix[half:, half:].addmm_(below, below.t(), alpha=-1)
-    matrix[:half, half:] = 0.0
-    return None if _cholesky_(matrix[half:, half:]) is None else matrix
+def _factorized_(matrix: torch.Tensor) -> bool:
+    """Makes of a matrix its factor R, R R^T, in place, some columns at a time from the last on; False if it has none."""
+    for stop in range(len(matrix), 0, -_SMALL):
+        start = max(0, stop - _SMALL)
+        inside = slice(start, stop)
+        matrix[:stop, inside].addmm_(matrix[:stop, stop:], matrix[inside, stop:].t(), alpha=-1)
+        lower, failed = torch.linalg.cholesky_ex(matrix[inside, inside].flip(0, 1))
+        if failed:
+            return False
+        corner = lower.flip(0, 1)  # backwards, the lower factor is the upper one
+        matrix[:start, inside] = matrix[:start, inside] @ _inverse(corner).t()
+        matrix[inside, inside], matrix[stop:, inside] = corner, 0.0
+    return True
 
 
 def reconstruct(
@@ -114,19 +111,34 @@ def reconstruct(
     """Prunes a weight and lets the rest make up for it; NotANumber if the result is not finite in its dtype."""
     before = rows_of(layer, weight).to(hessian.device, torch.float32)
     swept = _swept(before, factor, amount=amount, pattern=pattern, scope=scope)
-    stored = swept.weight.to(weight.dtype)
-    change = swept.given.sub_(stored)
+    whole = _as_given(layer, weight, swept)
+    change = before - rows_of(layer, whole).to(hessian.device)
     total = _energy(before, hessian)
     # the sweep has summed up the change under the damped Hessian; what damping added comes off
-    error = swept.lost - float(change.square().sum(1).double() @ factor.added.double())
+    squares = torch.linalg.vector_norm(change, dim=0).double().square()
+    error = swept.lost - float(squares @ factor.added.double())
     if weight.dtype is not torch.float32 or not error > _CANCELLED * swept.lost:
-        error = _energy(change.t(), hessian)
-    if not (bool(torch.isfinite(stored.sum())) and math.isfinite(error) and math.isfinite(total)):
-        raise NotANumber("a reconstructed weight is not finite")
-    whole = torch.empty_like(weight)
-    rows_of(layer, whole).copy_(stored.t())
+        error = _energy(change, hessian)
+    if not (math.isfinite(error) and math.isfinite(total)):
+        raise NotANumber("the error of a reconstructed weight is not finite")
     pruned = int(swept.gone.sum(1).sum(dtype=torch.float64))
     return Reconstructed(weight=whole, pruned=pruned, error=error / total if total > 0 else 0.0)
+
+
+def reconstructed_weight(
+    layer: Layer, weight: torch.Tensor, factor: Factor, *, amount: float, pattern: str, scope: str | None
+) -> torch.Tensor:
+    """The weight that `reconstruct` finds, without its error, which takes nearly as long to measure."""
+    before = rows_of(layer, weight).to(factor.unit.device, torch.float32)
+    return _as_given(layer, weight, _swept(before, factor, amount=amount, pattern=pattern, scope=scope))
+
+
+def _as_given(layer: Layer, weight: torch.Tensor, swept: _Swept) -> torch.Tensor:
+    whole = torch.empty_like(weight)
+    rows_of(layer, whole).copy_(swept.weight.t())
+    if not bool(torch.isfinite(whole.sum(dtype=torch.float32))):
+        raise NotANumber("a reconstructed weight is not finite")
+    return whole
 
 
 def sweep(
@@ -134,17 +146,16 @@ def sweep(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(what becomes of a float32 weight [outputs, inputs], True where it was pruned)."""
     found = _swept(weight, factor, amount=amount, pattern=pattern, scope=scope)
-    return found.weight.t(), found.gone.t() != 0
+    return found.weight.t(), found.gone.t()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Swept:
     """Upright, [inputs, outputs]: so the columns of a weight lie side by side."""
 
-    given: torch.Tensor
     weight: torch.Tensor
     gone: torch.Tensor
-    """1 where a weight was pruned, else 0."""
+    """True where a weight was pruned."""
     lost: float
     """tr((W - W') H (W - W')^T) with the damped Hessian."""
 
@@ -154,32 +165,36 @@ def _swept(weight: torch.Tensor, factor: Factor, *, amount: float, pattern: str,
     width = BLOCK if groups is None else max(1, BLOCK // groups[1]) * groups[1]
     edges = [*range(0, weight.shape[1], width), weight.shape[1]]
     shares = _shares(factor.dead, edges, weight.shape[0], amount, scope) if groups is None else None
-    given = weight.t().clone(memory_format=torch.contiguous_format)
-    left, gone = given.clone(), torch.empty_like(given)
+    left = weight.t().clone(memory_format=torch.contiguous_format)
+    gone = torch.empty_like(left, dtype=torch.bool)
+    costs = torch.where(factor.dead, 0.0, factor.curvature).unsqueeze(1)
     lost = 0.0
+    block: _Block | None = None
     for index, (start, stop) in enumerate(pairwise(edges)):
         inside = slice(start, stop)
-        block = _Block(
-            left=left[inside],
-            gone=gone[inside],
-            ahead=_inverse(factor.unit[inside, inside]),
-            curvature=factor.curvature[inside].unsqueeze(1),
-            dead=factor.dead[inside] if bool(factor.dead[inside].any()) else None,
-        )
+        given = weight[:, inside].t().clone(memory_format=torch.contiguous_format)
+        if block is None or len(block.left) != stop - start:
+            block = _Block.of(given, groups)
+        block.asks.copy_(_inverse(factor.unit[inside, inside]).t())
+        block.costs.copy_(costs[inside])
         # what the columns before it ask of the whole block, if nothing more goes
-        torch.addmm(given[inside], block.ahead.t(), block.left - given[inside], out=block.left)
-        errors = _sweep_(block, None if shares is None else shares[index], pattern, scope)
-        block.left.sub_(errors)
-        left[stop:].addmm_(factor.unit[inside, stop:].t(), block.left - given[inside], alpha=-1)
-        lost += float(errors.square_().mul_(block.curvature).sum(1).sum(dtype=torch.float64))
-    return _Swept(given=given, weight=left, gone=gone, lost=lost)
+        torch.addmm(given, block.asks, left[inside].sub_(given), out=block.left)
+        if shares is not None:
+            score = block.left.square().mul_(block.costs)
+            block.gone.copy_(mask_of(score.t(), shares[index], pattern, scope).t())
+        _sweep_(block, groups)
+        torch.sub(block.left, block.errors, out=left[inside])
+        gone[inside] = block.gone
+        left[stop:].addmm_(factor.unit[inside, stop:].t(), given.sub_(left[inside]))
+        curvature = factor.curvature[inside].unsqueeze(1)
+        lost += float(block.errors.square().mul_(curvature).sum(1).sum(dtype=torch.float64))
+    return _Swept(weight=left, gone=gone, lost=lost)
 
 
-def _inverse(unit: torch.Tensor) -> torch.Tensor:
-    """Of a triangular matrix with ones on its diagonal."""
-    found: torch.Tensor = torch.linalg.solve_triangular(
-        unit, torch.eye(len(unit)).to(unit), upper=True, unitriangular=True
-    )
+def _inverse(upper: torch.Tensor) -> torch.Tensor:
+    """Of an upper triangular matrix."""
+    one = torch.eye(len(upper), device=upper.device)
+    found: torch.Tensor = torch.linalg.solve_triangular(upper, one, upper=True)
     return found
 
 
@@ -215,52 +230,116 @@ def _shares(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Column:
+    """A column of a block."""
+
+    left: torch.Tensor
+    gone: torch.Tensor
+    error: torch.Tensor
+    errors: torch.Tensor
+    """Of the columns of its group before it, [outputs, columns]."""
+    asks: torch.Tensor
+    """What these ask of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """Columns of which N:M chooses, or that are taken together for speed."""
+
+    left: torch.Tensor
+    gone: torch.Tensor
+    costs: torch.Tensor
+    errors: torch.Tensor
+    """Of the columns of its strip before it."""
+    asks: torch.Tensor
+    """What these ask of each of its columns."""
+    columns: tuple[_Column, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Strip:
+    """Columns after which the rest of their block is updated."""
+
+    groups: tuple[_Group, ...]
+    errors: torch.Tensor
+    rest: torch.Tensor
+    """What is left of the columns after it."""
+    asks: torch.Tensor
+    """What it asks of each of these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Block:
-    """Some columns, upright: [columns, outputs]."""
+    """Room for some columns, upright: [columns, outputs]. All else are views of it: making one takes as long as a small sum."""
 
     left: torch.Tensor
     """The weights after all that was made up for so far; a pruned one stays with what it was when its turn came."""
     gone: torch.Tensor
     """1 where a weight goes, else 0."""
-    ahead: torch.Tensor
-    """What the columns to its right make up for of each column, with ones on the diagonal: upper triangular."""
-    curvature: torch.Tensor
-    dead: torch.Tensor | None
-    """None where none is."""
+    errors: torch.Tensor
+    """What each pruned weight was when its turn came, 0 for the others."""
+    asks: torch.Tensor
+    """What each column makes up for of those to its left, with ones on the diagonal: lower triangular."""
+    costs: torch.Tensor
+    """What it costs to prune a weight of 1 of each column: [columns, 1]."""
+    strips: tuple[_Strip, ...]
 
-    def scores(self, part: slice) -> torch.Tensor:
-        """What it costs to prune each weight of some columns."""
-        found = self.left[part].square().mul_(self.curvature[part])
-        if self.dead is not None:
-            found[self.dead[part]] = 0.0
-        return found
+    @classmethod
+    def of(cls, like: torch.Tensor, groups: tuple[int, int] | None) -> _Block:
+        """Room for as many columns and outputs."""
+        left, gone, errors = torch.empty_like(like), torch.empty_like(like), torch.empty_like(like)
+        size = len(like)
+        asks, costs = like.new_empty(size, size), like.new_empty(size, 1)
+        step, strip = (_STEP, _STRIP) if groups is None else (groups[1], -(-_STRIP // groups[1]) * groups[1])
+        lefts, gones, each_error = left.unbind(), gone.unbind(), errors.unbind()
+
+        def column_of(column: int, start: int) -> _Column:
+            return _Column(
+                left=lefts[column],
+                gone=gones[column],
+                error=each_error[column],
+                errors=errors[start:column].t(),
+                asks=asks[column, start:column],
+            )
+
+        def group_of(start: int, stop: int, first: int) -> _Group:
+            return _Group(
+                left=left[start:stop],
+                gone=gone[start:stop],
+                costs=costs[start:stop],
+                errors=errors[first:start],
+                asks=asks[start:stop, first:start],
+                columns=tuple(column_of(column, start) for column in range(start, stop)),
+            )
+
+        def strip_of(first: int, last: int) -> _Strip:
+            return _Strip(
+                groups=tuple(
+                    group_of(start, min(start + step, last), first) for start in range(first, last, step)
+                ),
+                errors=errors[first:last],
+                rest=left[last:],
+                asks=asks[last:, first:last],
+            )
+
+        strips = tuple(strip_of(first, min(first + strip, size)) for first in range(0, size, strip))
+        return cls(left=left, gone=gone, errors=errors, asks=asks, costs=costs, strips=strips)
 
 
-def _sweep_(block: _Block, share: float | None, pattern: str, scope: str | None) -> torch.Tensor:
-    """Fills in `left` and `gone`; returns what each pruned weight was when its turn came, 0 for the others."""
-    left, gone, ahead, size = block.left, block.gone, block.ahead, len(block.left)
-    groups = kept_of_group(pattern)
-    step, strip = (_STEP, _STRIP) if groups is None else (groups[1], -(-_STRIP // groups[1]) * groups[1])
-    if groups is None:
-        gone.copy_(mask_of(block.scores(slice(None)).t(), share, pattern, scope).t())
-    errors = torch.empty_like(left)
-    columns = list(zip(left.unbind(), gone.unbind(), errors.unbind(), strict=True))
-    for first in range(0, size, strip):
-        last = min(first + strip, size)
-        for start in range(first, last, step):
-            stop = min(start + step, last)
-            if groups is not None:  # N:M chooses as late as it can, after all that was made up for
-                mark_upright(block.scores(slice(start, stop)), groups[0], gone[start:stop])
-            for column in range(start, stop):
-                value, goes, error = columns[column]
-                if column > start:
-                    value.addmv_(errors[start:column].t(), ahead[start:column, column], alpha=-1)
-                torch.mul(value, goes, out=error)
-            if stop < last:
-                left[stop:last].addmm_(ahead[start:stop, stop:last].t(), errors[start:stop], alpha=-1)
-        if last < size:
-            left[last:].addmm_(ahead[first:last, last:].t(), errors[first:last], alpha=-1)
-    return errors
+def _sweep_(block: _Block, groups: tuple[int, int] | None) -> None:
+    """Fills in the errors, and for N:M what goes, which it chooses as late as it can, after all that was made up for."""
+    for strip in block.strips:
+        for group in strip.groups:
+            if len(group.errors):
+                group.left.addmm_(group.asks, group.errors, alpha=-1)
+            if groups is not None:
+                mark_upright(group.left.square().mul_(group.costs), groups[0], group.gone)
+            for column in group.columns:
+                if len(column.asks):
+                    column.left.addmv_(column.errors, column.asks, alpha=-1)
+                torch.mul(column.left, column.gone, out=column.error)
+        if len(strip.rest):
+            strip.rest.addmm_(strip.asks, strip.errors, alpha=-1)
 
 
 def _energy(rows: torch.Tensor, hessian: torch.Tensor) -> float:

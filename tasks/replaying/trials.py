@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from tasks.loading.models import Layer, rows_of, weight_in
 from tasks.masks.criteria import NOTHING, Criterion, Seen, layer_score
 from tasks.masks.patterns import mask_of
-from tasks.masks.reconstruct import factor_of, reconstruct
+from tasks.masks.reconstruct import factor_of, reconstructed_weight
 from tasks.statistics.passes import Passes
 
 
@@ -36,13 +37,10 @@ class Trials:
             for amount, mask in self.masks(layer, weight):
                 yield amount, _zeroed(layer, weight, mask)
             return
-        hessian = self.matrices.of(layer)
-        factor = factor_of(hessian)
+        factor = factor_of(self.matrices.of(layer))
+        found = partial(reconstructed_weight, layer, weight, factor, pattern=self.pattern, scope=self.scope)
         for amount in self.amounts:
-            swept = reconstruct(
-                layer, weight, hessian, factor, amount=amount, pattern=self.pattern, scope=self.scope
-            )
-            yield amount, swept.weight
+            yield amount, found(amount=amount)
 
     def masks(self, layer: Layer, weight: torch.Tensor) -> Iterator[tuple[float, torch.Tensor]]:
         """(amount, what goes) for each amount; the mask is [outputs, inputs / groups]."""

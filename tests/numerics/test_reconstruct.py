@@ -8,7 +8,16 @@ import torch
 
 from tasks.loading.models import Layer
 from tasks.masks.patterns import NotANumber, mask_of, pruned_count
-from tasks.masks.reconstruct import BLOCK, DAMPINGS, NotPositive, block_quotas, factor_of, reconstruct, sweep
+from tasks.masks.reconstruct import (
+    BLOCK,
+    DAMPINGS,
+    NotPositive,
+    block_quotas,
+    factor_of,
+    reconstruct,
+    reconstructed_weight,
+    sweep,
+)
 
 
 def drawn(outputs: int, inputs: int, seed: int = 0, tokens: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
@@ -249,8 +258,37 @@ def test_a_weight_stored_the_other_way_round_becomes_the_same():
     assert around.weight.is_contiguous()
 
 
-def test_the_given_weight_is_not_written_to_and_the_same_inputs_give_the_same_bits():
-    weight, x = drawn(16, 300)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "4:8", "1:3"])
+def test_the_weight_alone_is_that_of_which_the_error_is_told(dtype, pattern):
+    weight, x = drawn(8, 300)
+    weight, hessian = weight.to(dtype), hessian_of(x)
+    how = {"amount": 0.5 if pattern != "1:3" else 2 / 3, "pattern": pattern, "scope": None}
+    factor = factor_of(hessian)
+    told = reconstruct(layer_of(weight), weight, hessian, factor, **how)
+    alone = reconstructed_weight(layer_of(weight), weight, factor, **how)
+    assert torch.equal(alone, told.weight)
+    assert (alone.dtype, alone.shape) == (dtype, weight.shape)
+
+
+@pytest.mark.parametrize("size", [1, 2, 127, 128, 129, 300])
+def test_the_factor_times_its_transpose_is_the_damped_hessian(size):
+    hessian = hessian_of(drawn(1, size, tokens=2 * size)[1])
+    before = hessian.clone()
+    factor = factor_of(hessian)
+    upper = factor.unit.double() * factor.curvature.double().sqrt()
+    assert torch.equal(hessian, before)
+    assert not upper.tril(-1).any()
+    assert torch.equal(factor.unit.diagonal(), torch.ones(size))
+    damped = hessian.double() + factor.added.double().diag()
+    torch.testing.assert_close(
+        upper @ upper.t(), damped, rtol=1e-5, atol=1e-5 * float(damped.diagonal().mean())
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+def test_the_given_weight_is_not_written_to_and_the_same_inputs_give_the_same_bits(rows):
+    weight, x = drawn(rows, 300)
     hessian, before = hessian_of(x), weight.clone()
     one, two = (
         reconstruct(
@@ -271,16 +309,11 @@ def test_the_given_weight_is_not_written_to_and_the_same_inputs_give_the_same_bi
 def test_what_does_not_fit_the_dtype_is_refused():
     weight = torch.tensor([[60000.0, 65000.0]], dtype=torch.float16)
     hessian = torch.tensor([[1.0, 0.99], [0.99, 1.0]])
+    how = {"amount": 0.5, "pattern": "unstructured", "scope": "row"}
     with pytest.raises(NotANumber):
-        reconstruct(
-            layer_of(weight),
-            weight,
-            hessian,
-            factor_of(hessian),
-            amount=0.5,
-            pattern="unstructured",
-            scope="row",
-        )
+        reconstruct(layer_of(weight), weight, hessian, factor_of(hessian), **how)
+    with pytest.raises(NotANumber):
+        reconstructed_weight(layer_of(weight), weight, factor_of(hessian), **how)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
-TASK_VERSIONS: Mapping[str, int] = {"sensitivity": 5, "prune": 7, "evaluate": 3, "latency": 1}
+TASK_VERSIONS: Mapping[str, int] = {"sensitivity": 5, "prune": 8, "evaluate": 3, "latency": 1}
 """Part of every unit key: raise a task's number when the same inputs would give other numbers."""
 
 

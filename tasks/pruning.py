@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tasks.amounts.dividing import divide
-from tasks.amounts.promises import broken_promises, kept_promises, loss_over
+from tasks.amounts.promises import broken_promises, loss_over, losses_kept
 from tasks.contract import Finding, Product, Row, Work
 from tasks.examples.data import read
 from tasks.examples.fitting import Fitted, fit
@@ -90,7 +90,7 @@ def run(work: Work) -> Product:
     promises: tuple[Finding, ...] = (*allocation.findings, *_reopened(work, recipe, model, selection, rows))
     if recipe.promises and calibration:
         losses = loss_over(calibration.model, calibration.fitted), _loss_of_written(work, calibration.fitted)
-        artifact |= kept_promises(model, selection.layers, rows, allocation, losses)
+        artifact |= losses_kept(*losses, allocation.predicted_increase, allocation.lower_bound)
         promises += tuple(broken_promises(recipe, model, selection.layers, artifact))
     write_mark(work, rows, artifact)
     findings = (

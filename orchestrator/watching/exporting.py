@@ -250,7 +250,7 @@ _SUMS: Mapping[str, str] = {
     "model_dense_parameters": "dense_parameters",
     "model_nonzero_parameters": "nonzero_parameters",
     "model_dense_flops": "dense_flops",
-    "model_effective_flops": "coalesce(effective_flops, flops)",  # zeros are counted only where a budget asked for it
+    "model_effective_flops": "coalesce(effective_flops, flops)",  # of a cut, zeros are not counted
 }
 """A sum over a recipe's models -> its column."""
 

@@ -46,7 +46,7 @@ def choose_for_goal(
     counts: Mapping[str, tuple[int, int]] | None = None,
     min_amount: float = 0.0,
 ) -> Allocation:
-    """The amounts of the grid of least predicted loss that reach a goal; BadInput if none do.
+    """The amounts of the grid of least predicted loss that reach a goal; BadInput if none do. Of equal losses no more goes than must.
 
     `counts` has (outputs, inputs) of layers that lose the same number of weights in every row.
     """
@@ -63,7 +63,8 @@ def choose_for_goal(
         return bool(sum(worth[at] for at in chosen) >= goal.wanted)
 
     chosen, is_proven = _reaching(choices.loss, gains, 1.0, choices, is_reached)
-    return _allocation(names, choices, chosen, _relaxed(gains, 1.0, choices), is_proven)
+    spared = _spared(chosen, choices, is_reached)
+    return _allocation(names, choices, spared, _relaxed(gains, 1.0, choices), is_proven)
 
 
 def choose_for_quality(
@@ -147,6 +148,19 @@ def _reaching(
         why=f"no choice of measured amounts will do ({told})",
         do="Ask for less, raise max_amount, add amounts to sensitivity.grid, or use allocation: sensitivity.",
     )
+
+
+def _spared(chosen: Positions, choices: Choices, is_reached: Callable[[Positions], bool]) -> Positions:
+    """The choice with the least amounts of equal loss that still reach, one layer after the other."""
+    spared = chosen.copy()
+    for place in range(len(spared)):
+        while (at := int(spared[place])) and choices.layer[at - 1] == choices.layer[at]:
+            less = spared.copy()
+            less[place] -= 1
+            if choices.loss[at - 1] < choices.loss[at] or not is_reached(less):
+                break
+            spared = less
+    return spared
 
 
 def _solve(

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.amounts.allocation import Allocation, remaining
+from tasks.amounts.allocation import remaining
 from tasks.amounts.budgets import dense_tensor_bytes, remains
-from tasks.contract import Finding, Row
+from tasks.contract import Finding
 from tasks.evaluation import score
 from tasks.examples.batches import batches
 from tasks.examples.fitting import Fitted
@@ -26,22 +26,6 @@ def loss_over(model: Model, fitted: Fitted) -> float:
         loss.extend(scores.losses.tolist())
         tokens += sum(scores.tokens)
     return math.fsum(loss) / tokens
-
-
-def kept_promises(
-    model: Model,
-    layers: Sequence[Layer],
-    rows: Sequence[Row],
-    allocation: Allocation,
-    losses: tuple[float, float],
-) -> dict[str, Any]:
-    """Columns of `artifacts`: predicted and measured increase of the loss, and what remains in each budget's unit.
-
-    `losses` are those of the dense and of the pruned model on the same data.
-    """
-    left = remains(model, layers, {row["layer"]: row["pruned_parameters"] for row in rows})
-    kept = losses_kept(*losses, allocation.predicted_increase, allocation.lower_bound)
-    return {"effective_flops": left.flops, "sparse_bytes": left.bytes, **kept}
 
 
 def broken_promises(

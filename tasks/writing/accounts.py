@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.amounts.allocation import Allocation
+from tasks.amounts.budgets import remains
 from tasks.contract import Finding, Row, Work
 from tasks.loading.models import Layer, Model
 from tasks.loading.weights import Checkpoint
@@ -64,7 +65,7 @@ def measure(
     nonzero = count_nonzero(pruned, others) + sum(
         pruned.entry(name).elements - counted[name] for name in stored if name in counted
     )
-    flops = dense_flops(model)
+    flops, left = dense_flops(model), remains(model, layers, zeros)
     artifact = {
         "dense_bytes": model.checkpoint.bytes,
         "bytes": pruned.bytes,
@@ -73,6 +74,8 @@ def measure(
         "nonzero_parameters": nonzero,
         "dense_flops": flops,
         "flops": flops,
+        "effective_flops": left.flops,
+        "sparse_bytes": left.bytes,
         "runtime": "none",
     }
     return rows, artifact

@@ -99,6 +99,17 @@ def test_bytes_are_those_of_bit_masks_and_the_values_that_are_left(budgeted):
     assert row["sparse_bytes"] == by_hand <= 0.85 * dense
 
 
+def test_what_zeros_would_save_is_counted_without_a_budget_too(budgeted):
+    work = budgeted("MLPForClassification", amount=0.4, allocation="uniform")
+    (row,) = pruning.run(work).tables["artifacts"]
+    layers, tensors = prunable_layers(outline(work.model).module), entries(work)
+    kept = sum(int(torch.count_nonzero(tensors[layer.weight])) for layer in layers)
+    masks = sum(-(-layer.parameters // 8) for layer in layers)
+    others = sum(tensor.nbytes for tensor in tensors.values()) - 4 * sum(x.parameters for x in layers)
+    assert (row["effective_flops"], row["sparse_bytes"]) == (2 * kept, 4 * kept + masks + others)
+    assert row["effective_flops"] < 0.65 * row["flops"]
+
+
 def test_what_was_predicted_stands_beside_what_was_measured(budgeted):
     work = budgeted(allocation="knapsack", budget={"parameters": 0.8})
     (row,) = pruning.run(work).tables["artifacts"]

@@ -62,6 +62,33 @@ def total_worth(counts, worth):
     return sum(worth[name] * count for name, count in counts.items())
 
 
+@pytest.mark.parametrize(("wanted", "least"), [(10, 25), (30, 50), (60, 75)])
+def test_of_amounts_that_cost_the_same_no_more_goes_than_must(wanted, least):
+    layers = {"free": 100, "dear": 100}
+    rows = rows_of({"free": [-0.2, 0.0, -0.1], "dear": [0.1, 0.2, 0.3]})
+    goal = Goal(worth=dict.fromkeys(layers, 1), wanted=wanted, of=200)
+    found = choose_for_goal(layers, rows, goal, 1.0)
+    assert found.amounts == {"free": least / 100, "dear": 0.0}
+
+
+@given(instances(), st.floats(0, 1), st.sampled_from([0.5, 0.75, 1.0]))
+@settings(max_examples=80, deadline=None)
+def test_no_layer_of_a_choice_could_lose_less_for_as_little(instance, share, max_amount):
+    layers, rows, worth = instance
+    of = sum(worth[name] * size for name, size in layers.items())
+    goal = Goal(worth=worth, wanted=math.floor(share * of), of=of)
+    try:
+        found = choose_for_goal(layers, rows, goal, max_amount)
+    except BadInput:
+        return
+    curves = curves_of(layers, rows)
+    for name, amount in found.amounts.items():
+        losses = dict(zip(*(map(float, axis) for axis in curves[name]), strict=True))
+        for less in (other for other in losses if other < amount and losses[other] == losses[amount]):
+            counts = {n: pruned_count(a, layers[n]) for n, a in (found.amounts | {name: less}).items()}
+            assert total_worth(counts, worth) < goal.wanted
+
+
 @given(instances(), st.floats(0, 1), st.sampled_from([0.5, 0.75, 1.0]))
 @settings(max_examples=80, deadline=None)
 def test_the_choice_is_the_best_of_all_combinations(instance, share, max_amount):

@@ -67,7 +67,7 @@ def known_flops(model: Model, layers: Sequence[Layer]) -> dict[str, int]:
     if any(layer.name not in found for layer in layers):
         raise BadInput(
             "the budget cannot be counted",
-            why="the flops of experts of fused weights depend on the routing, so they are not known",
+            why="which expert of a fused weight works is the router's choice, so the flops of a single one are not known",
             do="Give a budget of parameters or bytes.",
         )
     return found
@@ -79,11 +79,8 @@ def remains(model: Model, layers: Sequence[Layer], pruned: Mapping[str, int]) ->
     flops = flops_by_layer(model)
     gone = {layer.name: pruned.get(layer.name, 0) for layer in layers}
     if flops is not None:
-        flops = flops | {
-            layer.name: flops[layer.name] // layer.parameters * (layer.parameters - gone[layer.name])
-            for layer in layers
-            if layer.name in flops  # experts of fused weights are not counted
-        }
+        for name, (zeros, size) in _zeros_by_flops(model, layers, gone).items():
+            flops[name] -= flops[name] * zeros // size
     encoded = 0
     for layer in layers:
         width = checkpoint.dtype(stored_names(model, layer)[0]).itemsize
@@ -93,6 +90,20 @@ def remains(model: Model, layers: Sequence[Layer], pruned: Mapping[str, int]) ->
         flops=None if flops is None else sum(flops.values()),
         bytes=dense_tensor_bytes(model) + encoded,
     )
+
+
+def _zeros_by_flops(
+    model: Model, layers: Sequence[Layer], gone: Mapping[str, int]
+) -> dict[str, tuple[int, int]]:
+    """(zeros, weights) of whatever `flops_by_layer` names; experts of a fused weight together, as if chosen equally often."""
+    found: dict[str, tuple[int, int]] = {}
+    for layer in layers:
+        if layer.place is None:
+            found[layer.name] = gone[layer.name], layer.parameters
+        else:
+            zeros, size = found.get(layer.weight, (0, model.module.get_parameter(layer.weight).numel()))
+            found[layer.weight] = zeros + gone[layer.name], size
+    return found
 
 
 def dense_tensor_bytes(model: Model) -> int:

@@ -18,7 +18,7 @@ from tasks.amounts.combinations import Counted, Floats, combinations_of, counted
 from tasks.amounts.ladder import ladder
 from tasks.contract import BadInput, Row
 from tasks.cutting.choosing import best_blocks, sizes_of
-from tasks.cutting.cutrecipes import DEPTH, CutRecipe
+from tasks.cutting.cutrecipes import DEPTH, EXPERTS, CutRecipe
 from tasks.cutting.depth import Stack
 from tasks.cutting.symmetry import Group
 from tasks.cutting.worths import Worths
@@ -86,6 +86,12 @@ def amounts_for(
     were not measured.
     """
     what, share = recipe.budget or ("parameters", 1.0)
+    if what == "flops" and EXPERTS in recipe.cut:
+        raise BadInput(
+            "the budget cannot be met",
+            why="flops stay where experts go: a token is sent to as many of those that are left",
+            do="Give a budget of parameters or bytes, or leave experts out of `cut`.",
+        )
     amounts = counts_of(what, model)
     most = remaining(share, sum(amounts.values()))
     if not recipe.is_measured:
@@ -114,7 +120,8 @@ def counts_of(what: str, model: Model) -> dict[str, int]:
     weights = dict(model.module.named_parameters())
     if what == "flops":
         found = known_flops(model, layers := prunable_layers(model.module))
-        return {HEAD: found[HEAD], **{layer.weight: found[layer.name] for layer in layers}}
+        by_weight = {layer.weight: found[layer.name] for layer in layers}
+        return {HEAD: found[HEAD], **by_weight, **{name: found[name] for name in weights if name in found}}
     return {
         name: weight.numel() * (weight.element_size() if what == "bytes" else 1)
         for name, weight in weights.items()

@@ -10,6 +10,7 @@ from tasks.amounts.budgets import KINDS as COUNTED
 from tasks.recipes import bad_recipe
 
 DEPTH = "depth"
+EXPERTS = "experts"
 LATENCY = "latency"
 
 

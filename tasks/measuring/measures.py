@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from tasks.loading.experts import fused_weights
 from tasks.loading.families import READS_FEATURES, READS_IMAGES, READS_TEXT
 from tasks.loading.models import Layer, Model, prunable_layers
 
@@ -21,26 +22,31 @@ HEAD = ""
 def dense_flops(model: Model) -> int | None:
     """2 x multiply-adds of the linear and convolutional layers, the output head among them, for one example.
 
-    One example is one token of text, one image of the config's size, or one vector. Attention scores, norms and fused
-    experts are not counted. None if the model cannot be run without data. `model` is on the meta device.
+    One example is one token of text, one image of the config's size, or one vector; of fused experts, as many are counted as
+    a token is routed to. Attention scores and norms are not counted. None if the model cannot be run without data. `model`
+    is on the meta device.
     """
     counted = flops_by_layer(model)
     return None if counted is None else sum(counted.values())
 
 
 def flops_by_layer(model: Model) -> dict[str, int] | None:
-    """What each layer adds to `dense_flops`, by its name; under "" what the output head adds."""
+    """What each layer adds to `dense_flops`, by its name; under "" what the output head adds.
+
+    What fused experts add is under the name of their weight: which of them do the work is the router's choice.
+    """
     layers = prunable_layers(model.module)
     inputs = _one_example(model)
     if inputs is None:
         return None
-    total = {layer.name: 0 for layer in layers} | {HEAD: 0}
+    fused = list(fused_weights(model.module))
+    total = {layer.name: 0 for layer in layers} | {name: 0 for name, _, _ in fused} | {HEAD: 0}
 
-    def add(name: str, weights: int, outputs: int, result: torch.Tensor) -> None:
-        total[name] += 2 * weights * (result.numel() // outputs)
+    def add(name: str, weights: int, times: int) -> None:
+        total[name] += 2 * weights * times
 
     try:
-        with torch.no_grad(), _watching(model.module, layers, add):
+        with torch.no_grad(), _watching(model.module, layers, add), _standing_in(fused, add):
             model.module(**inputs) if isinstance(inputs, dict) else model.module(inputs)
     except _TRACING_FAILS:
         return None
@@ -82,7 +88,9 @@ def _watching(module: Any, layers: tuple[Layer, ...], add: Any) -> Iterator[None
         watched.append((HEAD, head, head.weight.numel(), head.out_features))
     hooks = [
         part.register_forward_hook(
-            lambda _part, _inputs, result, rest=(name, weights, outputs): add(*rest, result)
+            lambda _part, _inputs, result, name=name, weights=weights, outputs=outputs: add(
+                name, weights, result.numel() // outputs
+            )
         )
         for name, part, weights, outputs in watched
         if outputs
@@ -92,3 +100,25 @@ def _watching(module: Any, layers: tuple[Layer, ...], add: Any) -> Iterator[None
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def _standing_in(fused: Sequence[tuple[str, Any, nn.Parameter]], add: Any) -> Iterator[None]:
+    """Only counts what fused experts would do: where they send each token is in its values, which are not there."""
+    parts = {id(part): part for _, part, _ in fused}
+    for key, part in parts.items():
+        weights = [(name, weight[0].numel()) for name, owner, weight in fused if id(owner) == key]
+
+        def forward(
+            hidden: torch.Tensor, chosen: torch.Tensor, *_: Any, weights: list[tuple[str, int]] = weights
+        ) -> torch.Tensor:
+            for name, size in weights:
+                add(name, size, chosen.numel())
+            return torch.empty_like(hidden)
+
+        part.forward = forward
+    try:
+        yield
+    finally:
+        for part in parts.values():
+            del part.forward

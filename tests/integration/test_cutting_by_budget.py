@@ -188,8 +188,20 @@ def test_experts_and_their_width_go_together(cut, tmp_path):
     )
     dense = count("parameters", tmp_path / "MixtralForCausalLM")
     assert count("parameters", out) <= 0.7 * dense
-    with pytest.raises(BadInput, match="the budget cannot be counted"):
+    with pytest.raises(BadInput, match="a token is sent to as many of those that are left"):
         cut({"experts": 0.5}, "MixtralForCausalLM", mixture, budget={"flops": 0.6})
+
+
+def test_the_width_of_experts_counts_for_as_many_as_a_token_is_sent_to(cut, tmp_path):
+    mixture = {"num_hidden_layers": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+    product, out = cut({"width": 0.75}, "MixtralForCausalLM", mixture, budget={"flops": 0.9}, round_to=4)
+    dense = count("flops", tmp_path / "MixtralForCausalLM")
+    (artifact,) = product.tables["artifacts"]
+    assert (artifact["dense_flops"], artifact["flops"]) == (dense, count("flops", out))
+    width = json.loads((out / "config.json").read_text())["intermediate_size"]
+    four_more = 4 * 2 * 2 * 2 * 3 * 16  # two layers, two experts a token, three weights of 16 inputs or outputs
+    assert artifact["flops"] <= 0.9 * dense < artifact["flops"] + four_more
+    assert width < 32
 
 
 @pytest.mark.parametrize("what", ["parameters", "flops"])

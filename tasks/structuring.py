@@ -282,6 +282,8 @@ def _doubts(recipe: CutRecipe, cut: Cut, artifact: Mapping[str, Any]) -> Iterato
 def _rounded(name: str, share: float, count: int, kept: int, least: int = 1) -> Iterator[Finding]:
     if kept == count and share > 0:
         message = f"{share:g} of {count} takes out none of them"
+        if pruned_count(share, count):
+            message += ", since the number that stays is rounded up (round_to, and what its groups divide by)"
         yield Finding(kind="zero_effect", subject=name, message=message)
     elif count - pruned_count(share, count) < least:
         message = (

@@ -95,14 +95,26 @@ def axes_of(config: ModelConfig, settings: Any, kind: str, dtype: torch.dtype) -
                 found.append(axis)
                 taken.update(members)
     if not found:
-        keys = ", ".join(KINDS[kind])
         raise BadInput(
             f"the model has no {kind} that can be cut",
-            why=f"no number of its config sizes them and nothing else (looked for {keys})",
+            why=_why_none(config, settings, kind, paths),
             do="Cut something else, or match the recipe with other models.",
             file="config.json",
         )
     return tuple(found)
+
+
+def _why_none(config: ModelConfig, settings: Any, kind: str, paths: Sequence[Path]) -> str:
+    if kind == "heads" and _value(config, settings, ("num_key_value_heads",)) == 1:
+        heads = _value(config, settings, ("num_attention_heads",)) or 1
+        return (
+            "it has one attention head"
+            if heads == 1
+            else f"its {heads} heads share one head of keys and values, and such a group stays whole"
+        )
+    if single := [".".join(map(str, path)) for path in paths if _value(config, settings, path) == 1]:
+        return f"{', '.join(single)} is 1"
+    return f"no number of its config sizes them and nothing else (looked for {', '.join(KINDS[kind])})"
 
 
 def shapes_of(

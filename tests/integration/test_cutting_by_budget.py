@@ -199,7 +199,9 @@ def test_the_width_of_experts_counts_for_as_many_as_a_token_is_sent_to(cut, tmp_
     (artifact,) = product.tables["artifacts"]
     assert (artifact["dense_flops"], artifact["flops"]) == (dense, count("flops", out))
     width = json.loads((out / "config.json").read_text())["intermediate_size"]
-    four_more = 4 * 2 * 2 * 2 * 3 * 16  # two layers, two experts a token, three weights of 16 inputs or outputs
+    four_more = (
+        4 * 2 * 2 * 2 * 3 * 16
+    )  # two layers, two experts a token, three weights of 16 inputs or outputs
     assert artifact["flops"] <= 0.9 * dense < artifact["flops"] + four_more
     assert width < 32
 

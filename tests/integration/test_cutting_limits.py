@@ -144,3 +144,28 @@ def test_a_model_with_two_end_tokens_is_cut_like_any_other(work):
     product = pruning.run(work("LlamaForCausalLM", config, cut={"width": 0.5}))
     [artifact] = product.tables["artifacts"]
     assert artifact["parameters"] < artifact["dense_parameters"]
+
+
+@pytest.mark.parametrize(
+    ("cut", "config", "why"),
+    [
+        ("heads", {"num_attention_heads": 2, "num_key_value_heads": 1}, "its 2 heads share one head of keys"),
+        ("heads", {"num_attention_heads": 1, "num_key_value_heads": 1}, "it has one attention head"),
+        ("width", {"intermediate_size": 1}, "intermediate_size is 1"),
+        ("experts", {}, "no number of its config sizes them and nothing else"),
+    ],
+)
+def test_where_there_is_nothing_to_choose_between_the_reason_is_given(work, cut, config, why):
+    with pytest.raises(BadInput, match=f"no {cut} that can be cut") as refused:
+        pruning.run(work("LlamaForCausalLM", config, cut={cut: 0.5}))
+    assert why in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("share", "round_to", "told"), [(0.5, 64, "is rounded up"), (0.01, 1, "takes out none of them")]
+)
+def test_a_cut_that_takes_nothing_out_says_whether_it_was_rounded_away(work, share, round_to, told):
+    unit = work("LlamaForCausalLM", {}, cut={"width": share}, round_to=round_to)
+    (finding,) = (one for one in pruning.run(unit).findings if one.kind == "zero_effect")
+    assert finding.message.startswith(f"{share:g} of 32 takes out none of them")
+    assert ("is rounded up" in finding.message) == (told == "is rounded up")

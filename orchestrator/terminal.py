@@ -99,7 +99,9 @@ class LiveView(Bars):
                 unit = plan.units[report.key]
                 kind, text = report.failure.failure_class.value, plain(report.failure.error, 400)
                 self.console.print(
-                    f"{unit.task.value} of {plain(unit.model.id)}: {kind}: {text}", style="red", markup=False
+                    f"{unit.task.value} of {plain(unit.model.id)} by {plain(unit.recipe)}: {kind}: {text}",
+                    style="red",
+                    markup=False,
                 )
         if event.failure and not self.quiet:
             text = plain(event.failure.error, 200)

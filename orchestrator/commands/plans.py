@@ -65,7 +65,8 @@ def show_plan(seen: Survey, console: Console, *, units: bool) -> None:
         tell(f"cannot: {plain(item.subject)}: {plain(item.reason, 600)}", style="red")
     for key, reason in seen.plan.quarantined.items():
         unit = seen.plan.units[key]
-        tell(f"quarantined: {unit.task.value} of {plain(unit.model.id)}: {plain(reason, 400)}", style="red")
+        name = f"{unit.task.value} of {plain(unit.model.id)} by {plain(unit.recipe)}"
+        tell(f"quarantined: {name}: {plain(reason, 400)}", style="red")
     for reason in sorted(set(seen.placement.misfits.values())):
         tell(f"cannot: {plain(reason, 400)}", style="red")
     for notice in planview.notices(seen.plan):

@@ -240,11 +240,17 @@ def _steps(
 ) -> Iterator[Step]:
     """The step of a node; those of the graph in it, if it only wraps one. `named` gives the names that they have outside."""
     target = str(node["target"])
+    arguments = [item["arg"] for item in node["inputs"]]
+    places = [at for at, argument in enumerate(arguments) if "as_graph" in argument]
     if target not in _WRAPPERS:
+        if places:
+            why = f"{target} runs parts of it by what it computes, or more than once"
+            refuse(
+                file, why, do="Export the module without control flow, such as torch.cond, map or while_loop."
+            )
         yield _step(node, named)
         return
-    arguments = [item["arg"] for item in node["inputs"]]
-    [place] = [at for at, argument in enumerate(arguments) if "as_graph" in argument]
+    [place] = places
     settings = [_value(argument, named) for argument in arguments[:place]]
     if (at := _WRAPPERS[target]) is not None and settings[at] is not False:
         refuse(file, f"{target} changes the dtypes in a part of it", do="Export it without autocast.")

@@ -175,7 +175,11 @@ class ExportedProgram(nn.Module):
         found = operator_named(target)
         if found is None:
             why = f"it calls {step.target[:120]}, which is none of the operators that programs may call here"
-            refuse(PROGRAM, why, do="Export it with plain operators: program.run_decompositions().")
+            refuse(
+                PROGRAM,
+                why,
+                do="Export it with plain operators (program.run_decompositions()), or without this one.",
+            )
         layer = self._layer(step)
         if layer is not None:
             given = step.arguments.get("indices" if step.target == _EMBEDDING else "input")

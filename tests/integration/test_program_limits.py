@@ -38,6 +38,13 @@ def test_names_that_are_too_long_are_refused():
         read_program(program([relu("x", long)], long), "model.pt2")
 
 
+@pytest.mark.parametrize("target", ["torch.ops.higher_order.cond", "torch.ops.higher_order.while_loop"])
+def test_control_flow_is_refused_by_name(target):
+    node = wrapped("x", "y", chain(1), "v0") | {"target": target}
+    with pytest.raises(BadInput, match=f"{target} runs parts of it .* without control flow"):
+        read_program(program([node], "y"), "model.pt2")
+
+
 @pytest.mark.parametrize("is_wrapped", [False, True])
 def test_steps_are_counted_before_all_are_read(is_wrapped):
     behind = [{"target": "never read", "inputs": None}]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any
 
 from orchestrator.offered import checked
 from tasks.contract import BadInput
+from tasks.offers import names_offered, offered
 
 ENTRY_POINTS = "prunefleet.metrics"
 KNOWN = ("perplexity", "loss", "accuracy", "f1", "fidelity", "mse", "mae")
@@ -31,16 +31,10 @@ class Metric:
 
 def metric_named(name: str) -> Metric:
     """The metric that an installed package offers under the entry point group `prunefleet.metrics`; else BadInput."""
-    for point in entry_points(group=ENTRY_POINTS, name=name):
-        found = point.load()
-        if isinstance(found, Metric):
-            return found
-        raise _refusal(
-            f"the entry point {name} of {ENTRY_POINTS} is a {type(found).__name__}, not a Metric",
-            "Let it name an orchestrator.gate.own_metrics.Metric.",
-        )
-    offered = sorted({*KNOWN, *(point.name for point in entry_points(group=ENTRY_POINTS))})
-    raise _refusal(f"{name!r} is unknown here", f"Use one of: {', '.join(offered)}.")
+    if own := offered(ENTRY_POINTS, name, Metric, "the metric"):
+        return own
+    known = ", ".join(sorted({*KNOWN, *names_offered(ENTRY_POINTS)}))
+    raise _refusal(f"{name!r} is unknown here", f"Use one of: {known}.")
 
 
 def scores_of(name: str, metric: Metric, rows: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -53,7 +47,7 @@ def scores_of(name: str, metric: Metric, rows: Sequence[Mapping[str, Any]]) -> l
             Exception
         ) as error:  # a stranger's function may raise anything, and the metric's name must be told
             raise _refusal(
-                f"{name} raises {type(error).__name__} on example {row.get('example')}: {str(error)[:300]}",
+                f"{name!r} raises {type(error).__name__} on example {row.get('example')}: {str(error)[:300]}",
                 "Correct the metric.",
             ) from error
         found.append(score if math.isfinite(score) else math.nan)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -21,6 +20,7 @@ from tasks.loading.families import FAMILIES, answer_of
 from tasks.loading.interpreting import ExportedProgram
 from tasks.loading.programkinds import check_inputs, family_of, settings_of
 from tasks.loading.weights import DTYPES
+from tasks.offers import offered
 
 ENTRY_POINTS = "prunefleet.architectures"
 _SPARE_BYTES = 256 << 20
@@ -32,8 +32,8 @@ def build(config: ModelConfig, dtype: torch.dtype) -> tuple[nn.Module, str, Any]
     with torch.device("meta"):
         if config.architecture in ARCHITECTURES:
             return _build_own(ARCHITECTURES[config.architecture], config)
-        for point in entry_points(group=ENTRY_POINTS, name=config.architecture):
-            return _build_own(point.load(), config)
+        if theirs := offered(ENTRY_POINTS, config.architecture, Architecture, "the model's architecture"):
+            return _build_own(theirs, config)
         return _build_from_transformers(config, dtype)
 
 
@@ -105,7 +105,16 @@ def _build_own(architecture: Architecture, config: ModelConfig) -> tuple[nn.Modu
             f"the entry point of {config.architecture[:80]} names the family {architecture.family!r:.80}",
             f"Let it name one of {', '.join(sorted(FAMILIES))}.",
         )
-    module = architecture.build(config.values)
+    try:
+        module = architecture.build(config.values)
+    except BadInput:
+        raise
+    except Exception as error:  # a config decides what is built, by code that may be a stranger's
+        raise_if_of_machine(error)
+        why = (
+            f"{config.architecture[:80]} cannot be built from it ({type(error).__name__}: {str(error)[:300]})"
+        )
+        raise _refusal(why, "Give the config what the architecture asks for.") from error
     return module, architecture.family, SimpleNamespace(**config.values)
 
 
@@ -114,7 +123,11 @@ def _build_from_transformers(config: ModelConfig, dtype: torch.dtype) -> tuple[n
 
     model_type = config.values.get("model_type")
     if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
-        _refuse(f"transformers knows no model_type {str(model_type)[:60]!r}", "Use a known architecture.")
+        _refuse(
+            f"{config.architecture[:80]} is none of {', '.join(sorted(ARCHITECTURES))}, no entry point of {ENTRY_POINTS}, "
+            f"and transformers knows no model_type {str(model_type)[:60]!r}",
+            "Use a known architecture, or install the package that offers this one.",
+        )
     family = _family(config.architecture, model_type)
     kind = getattr(transformers, config.architecture, None)
     if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
@@ -191,9 +204,7 @@ def _building() -> Iterator[None]:
     except Exception as error:  # a config decides what transformers does, so any error may be its fault
         raise_if_of_machine(error)
         why = f"transformers cannot build a model from it ({type(error).__name__}: {str(error)[:300]})"
-        raise BadInput(
-            "the model's config cannot be used", why=why, do="Use the config.json of the export.", file=CONFIG
-        ) from error
+        raise _refusal(why, "Use the config.json of the export.") from error
     finally:
         constants.HF_HUB_OFFLINE = before
 
@@ -218,4 +229,8 @@ def _is_unset(buffer: torch.Tensor) -> torch.Tensor:
 
 
 def _refuse(why: str, do: str) -> NoReturn:
-    raise BadInput("the model's config cannot be used", why=why, do=do, file=CONFIG)
+    raise _refusal(why, do)
+
+
+def _refusal(why: str, do: str) -> BadInput:
+    return BadInput("the model's config cannot be used", why=why, do=do, file=CONFIG)

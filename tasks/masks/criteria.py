@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from importlib.metadata import entry_points
 
 import numpy as np
 import torch
 
 from tasks.contract import BadInput
 from tasks.loading.models import Layer, rows_of
+from tasks.offers import names_offered, offered
 
 ENTRY_POINTS = "prunefleet.criteria"
 
@@ -158,24 +158,10 @@ def criterion_named(name: str, seed: int = 0) -> Criterion:
     if name in CRITERIA:
         found = CRITERIA[name]
         return found if found.seed is None else replace(found, seed=seed)
-    for point in entry_points(group=ENTRY_POINTS, name=name):
-        try:
-            found = point.load()
-        except Exception as error:  # their module may fail in any manner
-            raise _unusable(name, f"does not load: {type(error).__name__}: {error}") from error
-        if not isinstance(found, Criterion):
-            raise _unusable(name, f"is a {type(found).__name__}, not a Criterion")
-        return found if "drawn" not in found.needs else replace(found, seed=seed)
-    known = ", ".join(sorted({*CRITERIA, *(point.name for point in entry_points(group=ENTRY_POINTS))}))
+    if own := offered(ENTRY_POINTS, name, Criterion, "a criterion"):
+        return own if "drawn" not in own.needs else replace(own, seed=seed)
+    known = ", ".join(sorted({*CRITERIA, *names_offered(ENTRY_POINTS)}))
     raise BadInput("a criterion cannot be used", why=f"{name!r} is unknown", do=f"Use one of: {known}.")
-
-
-def _unusable(name: str, why: str) -> BadInput:
-    return BadInput(
-        "a criterion cannot be used",
-        why=f"the entry point {name} of {ENTRY_POINTS} {why}",
-        do="Let it name a tasks.masks.criteria.Criterion.",
-    )
 
 
 def layer_score(

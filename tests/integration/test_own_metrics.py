@@ -108,7 +108,7 @@ def test_the_rows_of_a_metric_fit_the_tables(installed):
 
 
 def test_a_metric_that_raises_is_named_with_the_example(installed):
-    with pytest.raises(BadInput, match="fails raises ZeroDivisionError on example 0"):
+    with pytest.raises(BadInput, match="'fails' raises ZeroDivisionError on example 0"):
         judged(rows(1), rows(2), "fails")
 
 

@@ -197,13 +197,14 @@ def test_fused_experts_are_skipped_by_name_and_the_rest_is_found(tmp_path):
 def theirs(tmp_path, monkeypatch):
     """(family) -> the directory of a model whose architecture an installed package offers."""
 
-    def make(family):
+    def make(family, config=None, offer="Architecture(build=build, family=family)"):
         (tmp_path / "their_models.py").write_text(
             "from torch import nn\n"
             "from tasks.loading.architectures import Architecture\n"
             "def build(config):\n"
             "    return nn.Sequential(nn.Linear(config['width'], 3))\n"
-            f"theirs = Architecture(build=build, family='{family}')\n"
+            f"family = {family!r}\n"
+            f"theirs = {offer}\n"
         )
         info = tmp_path / "their_models-1.0.dist-info"
         info.mkdir()
@@ -215,7 +216,9 @@ def theirs(tmp_path, monkeypatch):
         monkeypatch.delitem(__import__("sys").modules, "their_models", raising=False)
         path = tmp_path / "m"
         path.mkdir()
-        (path / "config.json").write_text(json.dumps({"architectures": ["TheirModel"], "width": 5}))
+        (path / "config.json").write_text(
+            json.dumps({"architectures": ["TheirModel"]} | (config or {"width": 5}))
+        )
         save_file({"0.weight": torch.ones(3, 5), "0.bias": torch.zeros(3)}, path / "model.safetensors")
         return path
 
@@ -226,6 +229,20 @@ def theirs(tmp_path, monkeypatch):
 def test_an_architecture_of_an_installed_package_is_found_by_its_entry_point(theirs, family):
     model = load(theirs(family))
     assert (model.family, names(model.module), model.config.width) == (family, ["0"], 5)
+
+
+@pytest.mark.parametrize(
+    ("config", "offer", "words"),
+    [
+        ({"height": 5}, "Architecture(build=build, family=family)", r"TheirModel cannot .*KeyError: 'width'"),
+        ({"width": -5}, "Architecture(build=build, family=family)", "TheirModel cannot .*RuntimeError"),
+        (None, "build", "TheirModel of prunefleet.architectures is a function, not a Architecture"),
+        (None, "1 / 0", "does not load: ZeroDivisionError.*tasks.loading.architectures.Architecture"),
+    ],
+)
+def test_an_architecture_that_does_not_build_is_refused_with_the_reason(theirs, config, offer, words):
+    with pytest.raises(BadInput, match=words):
+        load(theirs("feature_classifier", config, offer))
 
 
 def test_a_family_that_nobody_knows_is_refused_by_name(theirs):

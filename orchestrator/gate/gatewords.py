@@ -61,9 +61,9 @@ def told(
 
 
 def _too_few(comparison: Comparison, least: int, needed: int | None, what: str) -> Finding:
-    more = f" {_more(comparison, needed, what)} would do." if needed else ""
+    more = f" It needs {_more(comparison, needed, what)}." if needed else ""
     message = (
-        f"{comparison.units} {what} are fewer than min_samples = {least}.{more} Add some or merge slices."
+        f"{comparison.units} of {least} {what} that min_samples asks for.{more} Add some or merge slices."
     )
     return Finding(kind="too_few_samples", subject=comparison.slice, message=message)
 
@@ -84,7 +84,7 @@ def _cannot_tell(comparison: Comparison, row: Mapping[str, Any], what: str, fewe
 
 
 def _more(comparison: Comparison, needed: int | None, what: str) -> str:
-    return f"{(needed or 0) - comparison.units:,} more {what}"
+    return f"at least {(needed or 0) - comparison.units:,} more {what}"
 
 
 _ZERO_MARGIN = (

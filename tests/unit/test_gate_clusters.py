@@ -50,6 +50,7 @@ def test_five_documents_that_turn_wrong_are_five_changes_and_not_a_hundred():
     told = next(f["message"] for f in together["findings"] if f["kind"] == "cannot_tell")
     assert "60 clusters by document, of which 4 changed" in told
     assert f"{row['samples_needed'] - 60:,} more clusters by document" in told
+    assert "it needs at least" in told
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "fidelity", "loss", "perplexity"])
@@ -72,7 +73,9 @@ def test_too_few_clusters_cannot_be_judged_however_many_examples_they_hold():
     dense = documents(5, 500)
     found = judged(dense, dense, cluster="document")
     assert found["verdicts"][0]["verdict"] == "inconclusive"
-    assert any("5 clusters by document are fewer than min_samples" in f["message"] for f in found["findings"])
+    assert any(
+        "5 of 10 clusters by document that min_samples asks for" in f["message"] for f in found["findings"]
+    )
 
 
 def test_examples_without_the_column_are_not_judged():

@@ -10,7 +10,7 @@ from tasks.amounts.promises import broken_promises, loss_over, losses_kept
 from tasks.contract import Finding, Product, Row, Work
 from tasks.examples.data import read
 from tasks.examples.fitting import Fitted, fit
-from tasks.loading.models import Layer, Model, load, load_afresh, outline
+from tasks.loading.models import Layer, Model, check_copies, load, load_afresh, outline
 from tasks.loading.weights import open_checkpoint, write_like
 from tasks.masks.criteria import Criterion, criterion_named
 from tasks.masks.patterns import block_of
@@ -51,6 +51,7 @@ def run(work: Work) -> Product:
     if work.output is None:
         raise ValueError("a prune unit needs an output directory")
     model = outline(work.model)
+    check_copies(model)
     selection = select_layers(model, recipe.pattern, recipe.skip)
     criterion = criterion_named(recipe.criterion, work.seed)
     if criterion.reconstructs:

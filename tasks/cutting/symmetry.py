@@ -81,7 +81,9 @@ def groups_of(module: nn.Module, axis: Axis, answer: Answer, seed: int = 0) -> t
         left = [dim for dim in left if dim not in taken]
     if left:
         rest = search.group(left)
-        groups = [*groups, rest] if rest else [search.group(axis.dims) or _refuse(axis)]
+        groups = (
+            [*groups, rest] if rest else [search.group(axis.dims) or _refuse(axis, search.shows(axis.dims))]
+        )
     return tuple(groups)
 
 
@@ -117,6 +119,12 @@ class _Search:
                 apart = replace(candidate, parts=self._parts(dims))
                 return apart if apart.parts > 1 and self._is_symmetric(apart) else candidate
         return None
+
+    def shows(self, dims: Sequence[Dim]) -> bool:
+        """Whether the answer depends at all on what such dimensions hold."""
+        draws = (torch.Generator().manual_seed(self.seed + draw) for draw in range(DRAWS))
+        moved = (self._changes(group, draw) for draw in draws for group in self._candidates(dims))
+        return any(change > VISIBLE * scale for change, _, scale in moved)
 
     def _candidates(self, dims: Sequence[Dim]) -> Iterator[Group]:
         finest = gcd(*(dim.size for dim in dims))
@@ -225,10 +233,12 @@ def _kind(run: Sequence[Dim]) -> tuple[tuple[str, int, int], ...]:
     return tuple((re.sub(r"\d+", "#", dim.tensor), dim.index, dim.size) for dim in run)
 
 
-def _refuse(axis: Axis) -> NoReturn:
+def _refuse(axis: Axis, is_seen: bool) -> NoReturn:
     raise BadInput(
         "the model cannot be cut",
-        why=f"what {axis.name} sizes depends on the order of its units, so they cannot be taken out one by one",
+        why=f"what {axis.name} sizes depends on the order of its units, so they cannot be taken out one by one"
+        if is_seen
+        else f"its answers do not depend on what {axis.name} sizes, so nothing tells what goes together",
         do="Cut something else, or match the recipe with other models.",
         file="config.json",
     )

@@ -108,6 +108,7 @@ def outline(path: Path) -> Model:
     )
     shapes = {name: checkpoint.entry(name).shape for name in checkpoint.names}
     naming = name_tensors(module, shapes, _weights_name(checkpoint))
+    _check_floating(module, checkpoint, naming)
     return Model(
         module=module.eval(),
         family=family,
@@ -165,11 +166,9 @@ def _load(path: Path, device: str) -> Model:
     for name in checkpoint.names:
         if name not in constants:
             check_finite(checkpoint.mapped(name), name, checkpoint.file(name).path.name)
+    check_copies(model)
     for first, stored in naming.stored.items():
-        tensor = checkpoint.mapped(stored[0])
-        for copy in stored[1:]:
-            _check_same(tensor, checkpoint.mapped(copy), stored[0], copy, checkpoint)
-        assign_(module, naming.shared[first], tensor.to(device))
+        assign_(module, naming.shared[first], checkpoint.mapped(stored[0]).to(device))
     for assembly in naming.assemblies:
         for name, tensor in assembly.assemble(module, checkpoint.mapped).items():
             names = next(names for names in naming.shared.values() if name in names)
@@ -190,15 +189,34 @@ def assign_(module: nn.Module, names: Sequence[str], tensor: torch.Tensor) -> No
             owner._buffers[leaf] = tensor
 
 
-def _check_same(one: torch.Tensor, other: torch.Tensor, name: str, copy: str, checkpoint: Checkpoint) -> None:
-    if one.dtype != other.dtype or not torch.equal(one, other):
-        raise BadInput(
-            "the weights do not fit the model",
-            why=f"config.json says that it and {name} are one weight, and the file holds two different ones",
-            do="Set tie_word_embeddings to false in config.json, or export the model again.",
-            file=checkpoint.file(copy).path.name,
-            tensor=copy,
-        )
+def check_copies(model: Model) -> None:
+    """BadInput if one weight of the model is stored under several names, and not alike."""
+    checkpoint = model.checkpoint
+    for name, *copies in model.naming.stored.values():
+        for copy in copies:
+            one, other = checkpoint.mapped(name), checkpoint.mapped(copy)
+            if one.dtype != other.dtype or not torch.equal(one, other):
+                raise BadInput(
+                    "the weights do not fit the model",
+                    why=f"config.json says that it and {name} are one weight, and the file holds two different ones",
+                    do="Set tie_word_embeddings to false in config.json, or export the model again.",
+                    file=checkpoint.file(copy).path.name,
+                    tensor=copy,
+                )
+
+
+def _check_floating(module: nn.Module, checkpoint: Checkpoint, naming: Naming) -> None:
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    for first, stored in naming.stored.items():
+        for name in stored:
+            if first in parameters and not checkpoint.dtype(name).is_floating_point:
+                raise BadInput(
+                    "a tensor cannot be used",
+                    why=f"it is a weight and stored as {checkpoint.entry(name).dtype}, so it is already quantized",
+                    do="Use the original model in bfloat16, float16 or float32.",
+                    file=checkpoint.file(name).path.name,
+                    tensor=name,
+                )
 
 
 def _main_dtype(checkpoint: Checkpoint) -> torch.dtype:

@@ -134,15 +134,6 @@ def _reason_to_skip(model: Model, layer: Layer, pattern: str) -> str:
     stored = stored_names(model, layer)
     if not stored:
         return "it is put together from several stored tensors, which cannot be pruned yet"
-    for name in stored:
-        if not model.checkpoint.dtype(name).is_floating_point:
-            raise BadInput(
-                "a layer cannot be pruned",
-                why=f"its weights are stored as {model.checkpoint.entry(name).dtype}, so it is already quantized",
-                do="Use the original model in bfloat16, float16 or float32.",
-                file=model.checkpoint.file(name).path.name,
-                tensor=name,
-            )
     if layer.parameters == 0:
         return "it has no weights"
     groups = kept_of_group(pattern)

@@ -143,6 +143,13 @@ def test_a_dimension_that_is_forgotten_is_noticed():
         found(module, axis(module, ("a1.weight", 0), ("a2.weight", 1)))
 
 
+def test_a_model_whose_answers_say_nothing_of_the_units_is_refused_for_that():
+    module = Residual()
+    nn.init.zeros_(module.leave.weight)
+    with pytest.raises(BadInput, match="its answers do not depend on what"):
+        found(module, axis(module, ("a1.weight", 0), ("a1.bias", 0), ("a2.weight", 1)))
+
+
 @pytest.mark.parametrize(("interleaved", "stretches"), [(False, (1, 1)), (True, (1,))])
 def test_how_a_fused_weight_is_laid_out_is_found_out(interleaved, stretches):
     module = Fused(interleaved)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from cases.model_files import edit_config, edit_weights
 
-from tasks.contract import BadInput
-from tasks.loading.models import load
+from tasks import pruning
+from tasks.contract import BadInput, Work
+from tasks.loading.models import load, outline
 
 
 def refusal(path: Path) -> BadInput:
@@ -27,6 +28,33 @@ def test_a_missing_weight_is_named(tmp_path, tiny_model):
     assert error.tensor == "model.layers.1.mlp.up_proj.weight"
     assert error.file == "model.safetensors"
     assert "lacks" in error.why
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.mlp.up_proj.weight", "model.norm.weight", "lm_head.weight"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool])
+def test_a_weight_that_is_no_floating_number_is_named_before_anything_is_read(
+    tmp_path, tiny_model, name, dtype
+):
+    path = edit_weights(
+        tiny_model(tmp_path / "m"), lambda tensors: tensors.update({name: tensors[name].to(dtype)})
+    )
+    with pytest.raises(BadInput, match="already quantized") as caught:
+        outline(path)
+    assert (caught.value.tensor, caught.value.file) == (name, "model.safetensors")
+
+
+def test_two_weights_where_the_config_has_one_are_refused_by_every_task(tmp_path, tiny_model):
+    path = edit_config(tiny_model(tmp_path / "m"), tie_word_embeddings=True)
+    assert refusal(path).tensor == "lm_head.weight"
+    out = tmp_path / "out"
+    out.mkdir()
+    params = {"criterion": "magnitude", "pattern": "unstructured", "amount": 0.5}
+    with pytest.raises(BadInput, match="are one weight, and the file holds two different ones"):
+        pruning.run(Work(model=path, params=params, output=out))
+    alike = edit_weights(
+        path, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].clone()})
+    )
+    assert pruning.run(Work(model=alike, params=params, output=out)).has_artifact
 
 
 def test_a_tensor_too_many_is_named(tmp_path, tiny_model):

@@ -85,7 +85,9 @@ def _check_metric(model: Model, label_free: bool) -> None:
 
 
 def _refuse(model: Model, why: str, do: str) -> NoReturn:
-    raise BadInput("the metric does not fit the model", why=f"a {model.family} {why}", do=do)
+    raise BadInput(
+        "the metric does not fit the model", why=f"a model of the family {model.family} {why}", do=do
+    )
 
 
 def _measure(model: Model, dense: Model | None, batch: Batch) -> tuple[Scores, list[dict[str, Any]]]:

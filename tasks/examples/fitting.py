@@ -53,7 +53,7 @@ def fit(examples: Examples, model: Model, *, labelled: bool = True) -> Fitted:
     if examples.dataset.kind != kind:
         raise BadInput(
             "the data set does not fit the model",
-            why=f"a {model.family} reads {kind}, and the data set's kind is {examples.dataset.kind}",
+            why=f"a model of the family {model.family} reads {kind}, and the data set's kind is {examples.dataset.kind}",
             do="Match the recipe with other models, or give it another data set.",
             file=examples.file,
         )

@@ -40,7 +40,9 @@ def run_choices(work: Work, model: Model) -> Product:
     """
     dataset = work.datasets["evaluation"]
     if model.family != "causal_lm" or work.params.get("fidelity"):
-        why = "the metric fidelity" if work.params.get("fidelity") else f"a {model.family}"
+        why = (
+            "the metric fidelity" if work.params.get("fidelity") else f"a model of the family {model.family}"
+        )
         raise BadInput(
             "questions with answers do not fit",
             why=f"they are for language models and the metrics accuracy, f1 and loss, and not for {why}",

@@ -60,7 +60,7 @@ def model_with_loss(work: Work) -> Model:
     if answer_of(model.family) == "embedding":
         raise BadInput(
             "the sensitivity cannot be measured",
-            why=f"a {model.family} has no head, so it has no loss",
+            why=f"a model of the family {model.family} has no head, so it has no loss",
             do="Leave the sensitivity step out, and use the allocation uniform, erk or owl.",
         )
     return model

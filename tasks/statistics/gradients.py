@@ -38,7 +38,7 @@ def gradients(
     Errors: BadInput, if the model has no loss, or a loss or derivative is not finite.
     """
     if answer_of(model.family) == "embedding":
-        raise _refusal(f"a {model.family} has no head, so it has no loss", "")
+        raise _refusal(f"a model of the family {model.family} has no head, so it has no loss", "")
     return Passes(
         layers=layers,
         gather=partial(_gather, model, fitted, squared),

@@ -136,7 +136,7 @@ def test_an_answer_that_does_not_fit_the_model_is_refused(asked):
 
 
 def test_only_language_models_are_asked_and_not_for_fidelity(asked):
-    with pytest.raises(BadInput, match="not for a text_classifier"):
+    with pytest.raises(BadInput, match="not for a model of the family text_classifier"):
         evaluation.run(asked(architecture="BertForSequenceClassification"))
     with pytest.raises(BadInput, match="not for the metric fidelity"):
         evaluation.run(asked(fidelity=True))

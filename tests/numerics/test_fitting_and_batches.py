@@ -284,9 +284,11 @@ def test_models_that_choose_no_class_are_refused(tmp_path, model_of, config):
 
 
 def test_text_for_an_image_model_is_refused_and_the_reverse(tmp_path, model_of):
-    with pytest.raises(BadInput, match="a image_classifier reads arrays, and the data set's kind is text"):
+    with pytest.raises(
+        BadInput, match="family image_classifier reads arrays, and the data set's kind is text"
+    ):
         fit(read(texts(tmp_path, {"text": "a", "label": 0})), model_of("ViTForImageClassification"))
-    with pytest.raises(BadInput, match="a causal_lm reads text, and the data set's kind is arrays"):
+    with pytest.raises(BadInput, match="family causal_lm reads text, and the data set's kind is arrays"):
         fit(read(arrays(tmp_path, [[0.0]], [0])), model_of("LlamaForCausalLM"))
 
 

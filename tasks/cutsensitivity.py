@@ -23,7 +23,7 @@ from tasks.cutting.symmetry import Group
 from tasks.cutting.worths import worths_of
 from tasks.examples.data import read
 from tasks.examples.fitting import fit
-from tasks.files.configs import ModelConfig, read_config
+from tasks.files.configs import ModelConfig
 from tasks.loading.models import Model, outline
 from tasks.replaying.grids import Target, measured, model_with_loss
 from tasks.replaying.trials import part_of
@@ -54,7 +54,7 @@ def run_cuts(work: Work) -> Product:
     model as a cut does it is a finding, and has no rows.
     """
     model = model_with_loss(work)
-    config = read_config(work.model, len(model.checkpoint.names))
+    config = model.built_from
     kinds, findings = _kinds(work, config)
     wide = in_float32(model)
     targets: list[Target] = []

@@ -11,7 +11,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tasks.contract import BadInput, Dataset, Finding, Product, Row, Work
-from tasks.examples.batches import Batch, batches, logits_of
+from tasks.examples.asking import NOT_ASKED
+from tasks.examples.batches import Batch, asked_of, batches, logits_of
 from tasks.examples.data import read
 from tasks.examples.embeddings import cosine_distances
 from tasks.examples.fitting import Item, fit
@@ -19,7 +20,7 @@ from tasks.loading.families import answer_of
 from tasks.loading.models import Model, load
 from tasks.measuring.choices import run_choices
 from tasks.measuring.fidelity import Shift, shifts
-from tasks.measuring.tokenlosses import next_tokens, summed_losses
+from tasks.measuring.tokenlosses import summed_losses
 
 MAX_LISTED_LABELS = 64
 """With more labels than these, the probabilities are left out of the rows."""
@@ -65,7 +66,7 @@ def run(work: Work) -> Product:
             if work.params.get("lengths"):
                 rows[position]["length"] = batch.lengths[index]
     in_file_order = [rows[position] for position in range(len(fitted.items))]
-    told = in_file_order if model.family == "causal_lm" or not label_free else ()
+    told = in_file_order if answer_of(model.family) == "tokens" or not label_free else ()
     findings = (*model.findings, *fitted.findings, *_not_finite(told, work.datasets["evaluation"]))
     return Product(tables={"outcomes": in_file_order}, findings=findings)
 
@@ -107,9 +108,9 @@ def _shifts(model: Model, dense: torch.Tensor, pruned: torch.Tensor, batch: Batc
 
 def scores_of(model: Model, logits: torch.Tensor, batch: Batch) -> Scores:
     """What the answers to a batch are worth; the losses lead back to the logits where gradients are kept."""
-    if model.family == "causal_lm":
-        return _score_texts(logits, batch)
     answer = answer_of(model.family)
+    if answer == "tokens":
+        return _score_texts(logits, batch)
     if answer == "embedding":
         unknown = torch.full((len(batch.positions),), math.nan, dtype=torch.float64)
         return Scores(losses=unknown, tokens=(1,) * len(batch.positions))
@@ -133,9 +134,9 @@ def _score_numbers(answers: torch.Tensor, batch: Batch) -> Scores:
 
 
 def _score_texts(logits: torch.Tensor, batch: Batch) -> Scores:
-    """Each token is predicted from those before it: the first is given, and what follows the last is not asked."""
-    targets = next_tokens(batch.inputs["input_ids"], batch.inputs["attention_mask"])
-    return Scores(losses=summed_losses(logits, targets), tokens=tuple(length - 1 for length in batch.lengths))
+    targets = asked_of(batch)
+    counts = (targets != NOT_ASKED).sum(1).tolist()
+    return Scores(losses=summed_losses(logits, targets), tokens=tuple(counts))
 
 
 def _shift_columns(shift: Shift) -> dict[str, Any]:

@@ -62,8 +62,11 @@ def run(work: Work) -> Product:
     selection = fitting(selection, criterion, recipe.criterion)
     needs_statistics = criterion.needs_data or recipe.allocation == "owl"
     calibration = None
-    if needs_statistics or recipe.promises or recipe.recover:
-        calibration = _calibrate(work, selection, criterion, needs_statistics)
+    measures = recipe.promises or bool(recipe.recover)
+    if needs_statistics or measures:
+        calibration = _calibrate(
+            work, selection, criterion, needs_statistics, criterion.needs_loss or measures
+        )
     statistics = calibration.statistics if calibration else None
     told: tuple[Finding, ...] = ()
     if statistics:
@@ -135,12 +138,12 @@ class _Calibration:
 
 
 def _calibrate(
-    work: Work, selection: Selection, criterion: Criterion, needs_statistics: bool
+    work: Work, selection: Selection, criterion: Criterion, needs_statistics: bool, needs_loss: bool
 ) -> _Calibration:
     if "calibration" not in work.datasets:
         raise bad_recipe("the criterion or allocation needs activations and there is no calibration data")
     model = load(work.model, work.device)
-    fitted = fit(read(work.datasets["calibration"]), model)
+    fitted = fit(read(work.datasets["calibration"]), model, labelled=needs_loss)
     statistics = statistics_for(criterion, model, selection.layers, fitted) if needs_statistics else None
     return _Calibration(model=model, fitted=fitted, statistics=statistics)
 

@@ -23,7 +23,7 @@ from tasks.cutting.smaller import smaller_module
 from tasks.cutting.worths import calibration_of, worths_of
 from tasks.examples.data import read
 from tasks.examples.fitting import fit
-from tasks.files.configs import CONFIG, MAX_CONFIG_BYTES, ModelConfig, read_config
+from tasks.files.configs import CONFIG, MAX_CONFIG_BYTES, ModelConfig
 from tasks.files.headers import open_regular
 from tasks.files.strictjson import parse_object
 from tasks.loading.models import Model, load, load_afresh, outline, prunable_layers
@@ -48,7 +48,7 @@ def run_cut(work: Work) -> Product:
     if work.output is None:
         raise ValueError("a prune unit needs an output directory")
     model = outline(work.model)
-    config = read_config(work.model, len(model.checkpoint.names))
+    config = model.built_from
     groups, stack = units_of(model, config, recipe)
     worths = worths_of(work, recipe.criterion, groups, stack)
     decision = decide(work, config, recipe, model, groups, stack, worths)

@@ -34,6 +34,7 @@ FINDING_KINDS = (
     "no_examples",
     "no_gain",
     "no_gpu",
+    "no_head",
     "no_prefix_reuse",
     "no_recovery",
     "no_slices",

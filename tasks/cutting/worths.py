@@ -77,7 +77,7 @@ def _calibrated(
 ) -> tuple[Callable[[Layer], Seen], tuple[Finding, ...]]:
     if not criterion.needs_data:
         return Gathered().of, ()
-    fitted = fit(read(calibration_of(work)), model)
+    fitted = fit(read(calibration_of(work)), model, labelled=criterion.needs_loss)
     statistics = statistics_for(criterion, model, layers, fitted)
     if statistics.unreached:
         _refuse(f"no calibration example reaches {statistics.unreached[0]}, so its units have no scores")

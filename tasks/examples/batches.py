@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from tasks.contract import BadInput, raise_if_of_machine
+from tasks.examples.asking import NOT_ASKED, Ids
 from tasks.examples.embeddings import pooled
 from tasks.examples.fitting import Fitted, Item
 from tasks.examples.tokenizing import vocabulary_size
@@ -36,6 +37,9 @@ class Batch:
     """Tokens of each member, without padding; 1 for an array."""
     labels: torch.Tensor | None = None
     """int64 [members], or float64 [members, numbers] for regression; None for language models."""
+    targets: torch.Tensor | None = None
+    """Of a language model that is asked for tokens: int64 [members, tokens], those that the logits of each position are to
+    predict, or NOT_ASKED (see `tasks.examples.asking`)."""
 
 
 def batches(
@@ -73,9 +77,16 @@ def logits_of(model: Model, batch: Batch) -> torch.Tensor:
     return logits
 
 
+def asked_of(batch: Batch) -> torch.Tensor:
+    """The targets of a batch of texts that ask for tokens; ValueError for others, for which there is no loss."""
+    if batch.targets is None:
+        raise ValueError("the batch asks for no tokens")
+    return batch.targets
+
+
 def batch_tokens_for(model: Model) -> int:
     """How many tokens make a batch whose logits stay within LOGIT_BYTES."""
-    if model.family != CAUSAL_LM:
+    if answer_of(model.family) != "tokens":
         return BATCH_TOKENS
     return max(1, min(BATCH_TOKENS, LOGIT_BYTES // (4 * vocabulary_size(model))))
 
@@ -114,11 +125,13 @@ def _batch(fitted: Fitted, model: Model, members: Sequence[int]) -> Batch:
     is_text = model.family in READS_TEXT
     inputs = _text_inputs(items, model) if is_text else _array_inputs(items, model, weight.dtype)
     labels = None if items[0].label is None else _labels(items)
+    targets = None if items[0].targets is None else _targets(items)
     return Batch(
         positions=tuple(members),
         inputs={name: tensor.to(weight.device) for name, tensor in inputs.items()},
         lengths=tuple(len(item.content) if is_text else 1 for item in items),
         labels=None if labels is None else labels.to(weight.device),
+        targets=None if targets is None else targets.to(weight.device),
     )
 
 
@@ -133,9 +146,19 @@ def _array_inputs(items: Sequence[Item], model: Model, dtype: torch.dtype) -> di
 
 
 def _text_inputs(items: Sequence[Item], model: Model) -> dict[str, torch.Tensor]:
-    ids = np.full((len(items), max(len(item.content) for item in items)), _padding(model) or 0, np.int64)
-    mask = np.zeros_like(ids)
-    for row, item in enumerate(items):
-        ids[row, : len(item.content)] = item.content
-        mask[row, : len(item.content)] = 1
-    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+    contents = [item.content for item in items]
+    ids = _side_by_side(contents, _padding(model) or 0)
+    mask = _side_by_side([np.ones_like(content) for content in contents], 0)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _targets(items: Sequence[Item]) -> torch.Tensor:
+    return _side_by_side([item.targets for item in items if item.targets is not None], NOT_ASKED)
+
+
+def _side_by_side(rows: Sequence[Ids], filling: int) -> torch.Tensor:
+    """int64 [rows, the longest one's length], filled up on the right."""
+    result = np.full((len(rows), max(map(len, rows))), filling, np.int64)
+    for row, values in zip(result, rows, strict=True):
+        row[: len(values)] = values
+    return torch.from_numpy(result)

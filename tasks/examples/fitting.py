@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.contract import BadInput, Finding
+from tasks.examples.asking import Ids, masked_tokens, next_tokens
 from tasks.examples.data import Example, Examples
-from tasks.examples.tokenizing import longest_text, tokenize
-from tasks.loading.families import READS_FEATURES, READS_TEXT, answer_of
+from tasks.examples.tokenizing import Tokens, longest_text, mask_token, tokenize
+from tasks.loading.families import CAUSAL_LM, MASKED_LM, READS_FEATURES, READS_TEXT, answer_of
 from tasks.loading.models import Model
 
 _SHOWN = 10  # lines in a finding, labels in an error
@@ -33,6 +34,8 @@ class Item:
     """Token ids, or float32 of the data set's shape."""
     label: Label | None = None
     """A class, or what a regression is to answer."""
+    targets: Ids | None = None
+    """Of a text, for a language model: what each position is to predict (see `tasks.examples.asking`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,20 +72,33 @@ def fit(examples: Examples, model: Model, *, labelled: bool = True) -> Fitted:
     )
 
 
-def _item(example: Example, content: NDArray[Any], label: Label | None) -> Item:
-    return Item(number=example.number, slices=example.slices, content=content, label=label)
+def _item(example: Example, content: NDArray[Any], label: Label | None, targets: Ids | None = None) -> Item:
+    return Item(number=example.number, slices=example.slices, content=content, label=label, targets=targets)
+
+
+def _asking(model: Model) -> Callable[[Tokens, int], tuple[Ids, Ids | None]]:
+    """(a text's tokens, its number) -> (what the model is given, what it is asked for)."""
+    if model.family == MASKED_LM:
+        mask = mask_token(model)
+        return lambda text, number: masked_tokens(text.ids, text.is_special, mask, number)
+    if model.family == CAUSAL_LM:
+        return lambda text, _: (text.ids, next_tokens(text.ids))
+    return lambda text, _: (text.ids, None)
 
 
 def _fit_texts(examples: Examples, model: Model, labels: Sequence[Label | None]) -> Fitted:
-    least = 2 if model.family == "causal_lm" else 1
+    least = 2 if model.family == CAUSAL_LM else 1
     tokens = tokenize(examples.members, model)
+    asked = _asking(model)
     items: list[Item] = []
     skipped: list[str] = []
     for example, text, label in zip(examples.members, tokens, labels, strict=True):
-        if len(text.ids) < least:
+        size = len(text.ids) if model.family != MASKED_LM else int((~text.is_special).sum())
+        if size < least:
             skipped.append(str(example.place))
         else:
-            items.append(_item(example, text.ids, label))
+            content, targets = asked(text, example.number)
+            items.append(_item(example, content, label, targets))
     cut = sum(text.is_cut for text in tokens)
     findings = (*_skips(examples, skipped, least), *_cuts(examples, cut, longest_text(model)))
     if not items:

@@ -12,15 +12,19 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from tasks.contract import BadInput
+from tasks.examples.asking import Ids
 from tasks.examples.data import Example
 from tasks.files.configs import CONFIG
 from tasks.files.headers import open_regular
+from tasks.loading.families import CAUSAL_LM
 from tasks.loading.models import Model
 
 MAX_TOKENS = 2048
 """Of one text; what is longer is cut, and said so."""
 MAX_TOKENIZER_BYTES = 256 * 2**20
 FILE = "tokenizer.json"
+MASKS = "[MASK]", "<mask>"
+"""What BERT, RoBERTa and those after them call it."""
 _NO_LIMIT = (None, -1)  # XLNet's way of saying that its positions are relative
 
 _Result = TypeVar("_Result")
@@ -30,7 +34,9 @@ _Result = TypeVar("_Result")
 class Tokens:
     """One text as the model sees it."""
 
-    ids: NDArray[np.int64]
+    ids: Ids
+    is_special: NDArray[np.bool_]
+    """Put there by the tokenizer, as those that open and end a text."""
     is_cut: bool
 
 
@@ -42,7 +48,7 @@ def tokenize(examples: Sequence[Example], model: Model) -> list[Tokens]:
     tokenizer = _open(model)
     limit = longest_text(model)
     vocabulary = vocabulary_size(model)
-    if model.family != "causal_lm":  # the tokens that end a text must survive the cut
+    if model.family != CAUSAL_LM:  # the tokens that end a text must survive the cut
         _attempt("does not allow texts to be cut", lambda: tokenizer.enable_truncation(limit))
     return [_tokens(example, tokenizer, limit, vocabulary) for example in examples]
 
@@ -51,7 +57,7 @@ def tokenize(examples: Sequence[Example], model: Model) -> list[Tokens]:
 class Answered:
     """A text and an answer appended to it, as the model sees them."""
 
-    ids: NDArray[np.int64]
+    ids: Ids
     context: int
     """So many of the first tokens are the text's; at least one."""
     is_cut: bool
@@ -83,7 +89,7 @@ def _answered(example: Example, choice: str, tokenizer: Tokenizer, limit: int, v
     return Answered(ids=kept, context=len(kept) - answer, is_cut=len(kept) < len(whole))
 
 
-def _opening_tokens(example: Example, text: str, tokenizer: Tokenizer, vocabulary: int) -> NDArray[np.int64]:
+def _opening_tokens(example: Example, text: str, tokenizer: Tokenizer, vocabulary: int) -> Ids:
     """The text's tokens without those that a tokenizer puts behind a whole text."""
     encoding = _attempt(f"fails on {example.place} of the data set", lambda: tokenizer.encode(text))
     last = len(encoding.ids)
@@ -110,6 +116,20 @@ def longest_text(model: Model) -> int:
             skipped = 0 if part.padding_idx is None else part.padding_idx + 1  # RoBERTa counts from behind it
             limits.append(part.num_embeddings - skipped)
     return min(limits)
+
+
+def mask_token(model: Model) -> int:
+    """The token that stands where a masked language model is asked for one; BadInput if the tokenizer knows none."""
+    tokenizer = _open(model)
+    known = (tokenizer.token_to_id(name) for name in MASKS)
+    found = next((token for token in known if token is not None), None)
+    if found is None:
+        raise _broken(f"has no mask token ({' or '.join(MASKS)}), and a masked language model needs one")
+    if found >= vocabulary_size(model):
+        raise _broken(
+            f"gives its mask token the number {found}, and the model's vocab_size is {vocabulary_size(model)}"
+        )
+    return found
 
 
 def vocabulary_size(model: Model) -> int:
@@ -139,10 +159,13 @@ def _open(model: Model) -> Tokenizer:
 def _tokens(example: Example, tokenizer: Tokenizer, limit: int, vocabulary: int) -> Tokens:
     encoding = _attempt(f"fails on {example.place} of the data set", lambda: tokenizer.encode(example.text))
     ids = _checked(np.array(encoding.ids[:limit], np.int64), example, vocabulary)
-    return Tokens(ids=ids, is_cut=bool(encoding.overflowing) or len(encoding.ids) > limit)
+    is_special = np.array(encoding.special_tokens_mask[:limit], np.bool_)
+    return Tokens(
+        ids=ids, is_special=is_special, is_cut=bool(encoding.overflowing) or len(encoding.ids) > limit
+    )
 
 
-def _checked(ids: NDArray[np.int64], example: Example, vocabulary: int) -> NDArray[np.int64]:
+def _checked(ids: Ids, example: Example, vocabulary: int) -> Ids:
     if ids.size and ids.max() >= vocabulary:
         raise example.place.refusal(
             "the tokenizer does not fit the model",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -11,12 +12,12 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from tasks.contract import BadInput, raise_if_of_machine
+from tasks.contract import BadInput, Finding, raise_if_of_machine
 from tasks.files.archives import refuse
 from tasks.files.configs import CONFIG, ModelConfig
 from tasks.files.programfile import open_program
 from tasks.loading.architectures import ARCHITECTURES, Architecture
-from tasks.loading.families import FAMILIES, answer_of
+from tasks.loading.families import CAUSAL_LM, FAMILIES, MASKED_LM, answer_of
 from tasks.loading.interpreting import ExportedProgram
 from tasks.loading.programkinds import check_inputs, family_of, settings_of
 from tasks.loading.weights import DTYPES
@@ -35,6 +36,22 @@ def build(config: ModelConfig, dtype: torch.dtype) -> tuple[nn.Module, str, Any]
         if theirs := offered(ENTRY_POINTS, config.architecture, Architecture, "the model's architecture"):
             return _build_own(theirs, config)
         return _build_from_transformers(config, dtype)
+
+
+def body_of(config: ModelConfig, module: Any, stored: Iterable[str]) -> ModelConfig | None:
+    """The config of a masked language model's body, if that is all that is stored, as of sentence encoders; else None."""
+    import transformers
+
+    prefix = f"{module.base_model_prefix}."
+    head = {name for name in module.state_dict() if not name.startswith(prefix)}
+    if not head.isdisjoint(stored):
+        return None
+    bodies: Mapping[str, Any] = transformers.models.auto.modeling_auto.MODEL_MAPPING_NAMES
+    listed = bodies[config.values["model_type"]]
+    body: str = listed if isinstance(listed, str) else listed[0]
+    message = f"{config.architecture} has a head and none is stored: what counts is the body's embedding, as of {body}"
+    told = Finding(kind="no_head", subject=config.architecture, message=message)
+    return replace(config, architecture=body, findings=(*config.findings, told))
 
 
 def build_program(path: Path, config: ModelConfig) -> tuple[nn.Module, str, Any]:
@@ -128,8 +145,9 @@ def _build_from_transformers(config: ModelConfig, dtype: torch.dtype) -> tuple[n
             f"and transformers knows no model_type {str(model_type)[:60]!r}",
             "Use a known architecture, or install the package that offers this one.",
         )
-    family = _family(config.architecture, model_type)
-    kind = getattr(transformers, config.architecture, None)
+    architecture = _trained_for(config.architecture, model_type)
+    family = _family(architecture, model_type)
+    kind = getattr(transformers, architecture, None)
     if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
         _refuse(f"transformers has no model class {config.architecture[:80]}", "Update transformers.")
     attention = "sdpa" if kind._supports_sdpa else "eager"
@@ -150,12 +168,23 @@ def _of_regression(family: str, settings: Any) -> str:
     return family.replace("_classifier", "_regressor") if is_regression else family
 
 
+def _trained_for(architecture: str, model_type: str) -> str:
+    """A class with the heads of several pretraining tasks is the masked language model of its type, if there is one."""
+    from transformers.models.auto import modeling_auto
+
+    if architecture != modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(model_type):
+        return architecture
+    masked: str = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(model_type, architecture)
+    return masked if architecture.endswith("ForPreTraining") else architecture
+
+
 def _family(architecture: str, model_type: str) -> str:
     """Only classes that transformers itself lists for this model_type and task."""
     from transformers.models.auto import modeling_auto
 
     tables: Mapping[str, tuple[Any, tuple[str, ...]]] = {
-        "causal_lm": (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, ("ForCausalLM", "LMHeadModel")),
+        CAUSAL_LM: (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, ("ForCausalLM", "LMHeadModel")),
+        MASKED_LM: (modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("ForMaskedLM",)),
         "text_classifier": (
             modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
             ("ForSequenceClassification",),
@@ -174,7 +203,7 @@ def _family(architecture: str, model_type: str) -> str:
             return family
     known = ", ".join(sorted(ARCHITECTURES))
     return _refuse(
-        f"{architecture[:80]} is no causal language model, text or image classifier, text or image encoder of type {model_type[:60]}",
+        f"{architecture[:80]} is no causal or masked language model, text or image classifier, text or image encoder of type {model_type[:60]}",
         f"Use one that transformers lists as such, {known}, or an entry point of {ENTRY_POINTS}.",
     )
 

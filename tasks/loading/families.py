@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 CAUSAL_LM = "causal_lm"
-READS_TEXT = frozenset({CAUSAL_LM, "text_classifier", "text_regressor", "text_encoder"})
+MASKED_LM = "masked_lm"
+"""Is asked for tokens behind a mask, from those on both sides of it."""
+READS_TEXT = frozenset({CAUSAL_LM, MASKED_LM, "text_classifier", "text_regressor", "text_encoder"})
 READS_IMAGES = frozenset({"image_classifier", "image_regressor", "image_encoder"})
 READS_FEATURES = frozenset({"feature_classifier", "feature_regressor", "feature_encoder"})
 """Flat vectors."""
@@ -16,7 +18,7 @@ Answer = Literal["tokens", "class", "numbers", "embedding"]
 
 def answer_of(family: str) -> Answer:
     """What a model of the family answers: tokens, a class, numbers (regression) or an embedding (it has no head)."""
-    if family == CAUSAL_LM:
+    if family in (CAUSAL_LM, MASKED_LM):
         return "tokens"
     answers: dict[str, Answer] = {"classifier": "class", "regressor": "numbers", "encoder": "embedding"}
     return answers[family.rpartition("_")[2]]

@@ -15,12 +15,15 @@ from torch import nn
 
 from tasks.contract import BadInput, Finding
 from tasks.files.archives import PROGRAM
-from tasks.files.configs import read_config
-from tasks.loading.building import build, build_program, constants_of, fill_buffers_
-from tasks.loading.families import CAUSAL_LM
+from tasks.files.configs import ModelConfig, read_config
+from tasks.loading.building import body_of, build, build_program, constants_of, fill_buffers_
+from tasks.loading.families import CAUSAL_LM, MASKED_LM
 from tasks.loading.foresight import check_causal
 from tasks.loading.naming import Naming, name_tensors
 from tasks.loading.weights import Checkpoint, check_finite, open_checkpoint
+
+_OFTEN_WITH_MORE = (MASKED_LM, "text_encoder", "image_encoder")
+"""Published with the heads of other tasks too, which the model then goes without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,7 @@ class Model:
     """One of `tasks.loading.families`: what it reads and what it answers."""
     config: Any
     """Attributes as in config.json: transformers' config object, or a plain namespace for other architectures."""
+    built_from: ModelConfig = field(repr=False)
     path: Path
     checkpoint: Checkpoint = field(repr=False)
     naming: Naming = field(repr=False)
@@ -103,16 +107,19 @@ def outline(path: Path) -> Model:
     checkpoint = open_checkpoint(path)
     config = read_config(path, len(checkpoint.names))
     program = next((file.path for file in checkpoint.files if file.path.name == PROGRAM), None)
-    module, family, settings = (
-        build_program(program, config) if program else build(config, _main_dtype(checkpoint))
-    )
+    dtype = _main_dtype(checkpoint)
+    module, family, settings = build_program(program, config) if program else build(config, dtype)
+    if family == MASKED_LM and not program and (body := body_of(config, module, checkpoint.names)):
+        config = body
+        module, family, settings = build(config, dtype)
     shapes = {name: checkpoint.entry(name).shape for name in checkpoint.names}
-    naming = name_tensors(module, shapes, _weights_name(checkpoint))
+    naming = name_tensors(module, shapes, _weights_name(checkpoint), other_heads=family in _OFTEN_WITH_MORE)
     _check_floating(module, checkpoint, naming)
     return Model(
         module=module.eval(),
         family=family,
         config=settings,
+        built_from=config,
         path=path,
         checkpoint=checkpoint,
         naming=naming,

@@ -47,8 +47,13 @@ class Naming:
     findings: tuple[Finding, ...]
 
 
-def name_tensors(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], file: str) -> Naming:
-    """Matches stored tensors (name -> shape) with the weights of a module on the meta device; raises BadInput."""
+def name_tensors(
+    module: nn.Module, shapes: Mapping[str, tuple[int, ...]], file: str, *, other_heads: bool = False
+) -> Naming:
+    """Matches stored tensors (name -> shape) with the weights of a module on the meta device; raises BadInput.
+
+    With `other_heads` what belongs to a part beside the body that the module lacks is a finding, and no error.
+    """
     targets: dict[str, torch.Tensor] = module.state_dict(keep_vars=True)
     shared = _shared(targets)
     rename, converter_of = _conversions(module, targets)
@@ -75,7 +80,7 @@ def name_tensors(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], file:
         for first, sources in parts.items()
     )
     made = _check_assemblies(assemblies, module, targets, shapes, file)
-    findings = _unused(module, unexpected, len(shapes), file)
+    findings = _unused(module, unexpected, len(shapes), file, other_heads)
     missing = [name for name, names in shared.items() if not any(n in direct or n in made for n in names)]
     if missing:
         _refuse(
@@ -147,19 +152,37 @@ def _check_assemblies(
     return made
 
 
-def _unused(module: nn.Module, unexpected: Sequence[str], stored: int, file: str) -> tuple[Finding, ...]:
+def _unused(
+    module: nn.Module, unexpected: Sequence[str], stored: int, file: str, other_heads: bool
+) -> tuple[Finding, ...]:
     known: Iterable[str] = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()
     patterns = [re.compile(pattern) for pattern in known]
-    strangers = [
+    stale = [
         name
         for name in unexpected
-        if not name.endswith(_STALE) and not any(pattern.search(name) for pattern in patterns)
+        if name.endswith(_STALE) or any(pattern.search(name) for pattern in patterns)
     ]
+    heads = [name for name in unexpected if other_heads and name not in stale and _is_beside(module, name)]
+    strangers = [name for name in unexpected if name not in stale and name not in heads]
     if strangers:
         why = f"{len(strangers)} of {stored} stored tensors are no weights of the model: {_some(strangers)}"
         _refuse(why, file, strangers[0])
-    message = "is stored and the model computes it itself; copied, not used"
-    return tuple(Finding(kind="unused_tensor", subject=name, message=message) for name in unexpected)
+    itself, elsewhere = "the model computes it itself", "it is of a head that the model does not have"
+    return tuple(
+        Finding(
+            kind="unused_tensor",
+            subject=name,
+            message=f"is stored, and {elsewhere if name in heads else itself}; copied, not used",
+        )
+        for name in unexpected
+    )
+
+
+def _is_beside(module: Any, name: str) -> bool:
+    """Whether a stored tensor is of no part of the model's body."""
+    prefix = module.base_model_prefix
+    body = getattr(module, prefix, module)
+    return name.removeprefix(f"{prefix}.").partition(".")[0] not in dict(body.named_children())
 
 
 def _check_shape(stored: tuple[int, ...], target: torch.Tensor, file: str, name: str) -> None:

@@ -81,6 +81,11 @@ class Criterion:
         """Whether it looks at more than the weights and the seed, so that calibration data is read."""
         return self.reconstructs or bool(self.needs - {"drawn"})
 
+    @property
+    def needs_loss(self) -> bool:
+        """Whether the calibration data has to say what is right."""
+        return bool(self.needs & OF_GRADIENTS)
+
 
 def magnitude(weight: torch.Tensor, seen: Seen = NOTHING) -> torch.Tensor:
     """|W|, in the weight's own dtype, where it is exact."""

@@ -15,12 +15,14 @@ import numpy as np
 import torch
 
 from tasks.contract import BadInput, Finding, Product, Row, Work
-from tasks.examples.batches import Batch, batches, logits_of
+from tasks.examples.asking import next_tokens
+from tasks.examples.batches import asked_of, batches, logits_of
 from tasks.examples.data import Example, read
 from tasks.examples.fitting import Fitted, Item
 from tasks.examples.tokenizing import Answered, answered, longest_text
+from tasks.loading.families import CAUSAL_LM
 from tasks.loading.models import Model
-from tasks.measuring.tokenlosses import NOT_ASKED, next_tokens, summed_losses
+from tasks.measuring.tokenlosses import summed_losses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,7 @@ def run_choices(work: Work, model: Model) -> Product:
     Errors: BadInput, if the data does not fit the model, or the metric is fidelity.
     """
     dataset = work.datasets["evaluation"]
-    if model.family != "causal_lm" or work.params.get("fidelity"):
+    if model.family != CAUSAL_LM or work.params.get("fidelity"):
         why = (
             "the metric fidelity" if work.params.get("fidelity") else f"a model of the family {model.family}"
         )
@@ -69,20 +71,21 @@ def _asked(examples: Sequence[Example], model: Model) -> Iterator[_Asked]:
 
 def _scores(model: Model, asked: Sequence[_Asked]) -> list[float]:
     """The log-probability of each answer."""
-    items = tuple(Item(number=at, slices={}, content=one.tokens.ids) for at, one in enumerate(asked))
+    items = tuple(
+        Item(
+            number=at,
+            slices={},
+            content=one.tokens.ids,
+            targets=next_tokens(one.tokens.ids, one.tokens.context),
+        )
+        for at, one in enumerate(asked)
+    )
     found = np.zeros(len(items))
     for batch in batches(Fitted(items=items), model):
         with torch.inference_mode():
-            losses = summed_losses(logits_of(model, batch), _targets(batch, asked))
+            losses = summed_losses(logits_of(model, batch), asked_of(batch))
         found[list(batch.positions)] = -losses.numpy()
     return [float(score) for score in found]
-
-
-def _targets(batch: Batch, asked: Sequence[_Asked]) -> torch.Tensor:
-    targets = next_tokens(batch.inputs["input_ids"], batch.inputs["attention_mask"])
-    for row, position in enumerate(batch.positions):
-        targets[row, : asked[position].tokens.context - 1] = NOT_ASKED
-    return targets
 
 
 def _row(example: Example, scores: Sequence[float]) -> Row:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from tasks.examples.batches import Batch
+from tasks.examples.asking import NOT_ASKED
+from tasks.examples.batches import Batch, asked_of
 
 _LOGIT_ROWS = 512  # turned into float32 together
 
@@ -22,21 +23,17 @@ class Shift:
 
 
 def shifts(dense: torch.Tensor, pruned: torch.Tensor, batch: Batch) -> tuple[Shift, ...]:
-    """The members of a batch in order, from both models' logits.
-
-    [members, labels], or [members, tokens, vocabulary]; of a text the first token is given, and what follows the last
-    is not asked.
-    """
+    """The members of a batch in order, from both models' logits: [members, labels], or [members, tokens, vocabulary]."""
     members = len(batch.positions)
     if dense.dim() == 2:
-        dense, pruned, lengths = dense[:, None], pruned[:, None], (1,) * members
+        dense, pruned, asked = dense[:, None], pruned[:, None], torch.ones(members, 1, dtype=torch.bool)
     else:
-        dense, pruned, lengths = dense[:, :-1], pruned[:, :-1], tuple(length - 1 for length in batch.lengths)
+        asked = (asked_of(batch) != NOT_ASKED).cpu()
     step = max(1, _LOGIT_ROWS // members)
     starts = range(0, dense.shape[1], step)
     parts = [_compared(dense[:, start : start + step], pruned[:, start : start + step]) for start in starts]
     kl, changed = (torch.cat([part[kind] for part in parts], 1).cpu() for kind in (0, 1))
-    return tuple(_shift(kl[row, :length], changed[row, :length]) for row, length in enumerate(lengths))
+    return tuple(_shift(kl[row, ours], changed[row, ours]) for row, ours in enumerate(asked))
 
 
 def _compared(dense: torch.Tensor, pruned: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,14 +5,9 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import cross_entropy
 
-NOT_ASKED = -100
-"""Stands in the targets where no prediction counts."""
+from tasks.examples.asking import NOT_ASKED
+
 _LOGIT_ROWS = 512  # turned into float32 together
-
-
-def next_tokens(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """What each position but the last is to predict: int64 [members, tokens - 1], NOT_ASKED where there is padding."""
-    return ids[:, 1:].masked_fill(mask[:, 1:] == 0, NOT_ASKED)
 
 
 def summed_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tasks.examples.batches import Batch, batches, logits_of
+from tasks.examples.asking import NOT_ASKED
+from tasks.examples.batches import Batch, asked_of, batches, logits_of
 from tasks.examples.fitting import Fitted
 from tasks.loading.families import answer_of
 from tasks.loading.models import Model
@@ -100,10 +101,8 @@ def divergence(
     if answer == "embedding":
         return (1 - nn.functional.cosine_similarity(dense, pruned, dim=-1)).mean()
     if answer == "tokens":
-        asked = torch.arange(dense.shape[1] - 1, device=dense.device)
-        lengths = torch.tensor(batch.lengths, device=dense.device)
-        is_asked = asked[None] < lengths[:, None] - 1
-        dense, pruned = dense[:, :-1][is_asked], pruned[:, :-1][is_asked]
+        is_asked = asked_of(batch) != NOT_ASKED
+        dense, pruned = dense[is_asked], pruned[is_asked]
     before, after = ((logits / temperature).log_softmax(-1) for logits in (dense, pruned))
     terms = nn.functional.kl_div(after, before, reduction="none", log_target=True).sum(-1)
     return terms.mean() * temperature**2

@@ -11,7 +11,11 @@ from cases.architectures import ARCHITECTURES
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tasks.files.configs import ModelConfig
 from tasks.loading.models import prunable_layers
+
+NO_CONFIG = ModelConfig(architecture="", values={}, findings=())
+"""Of a model that was made in memory."""
 
 FAMILIES = dict(
     zip(

@@ -13,6 +13,7 @@ import pytest
 import torch
 from cases.architectures import KINDS
 from cases.calibrations import input_norms
+from cases.model_files import NO_CONFIG
 from torch import nn
 
 from tasks.contract import BadInput, Dataset
@@ -185,6 +186,7 @@ def model_around(module: nn.Module) -> Model:
     config = SimpleNamespace(num_labels=2)
     unused: Any = None
     return Model(
+        built_from=NO_CONFIG,
         module=module,
         family="feature_classifier",
         config=config,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases.model_files import NO_CONFIG
 from torch import nn
 
 from tasks.contract import BadInput
@@ -41,6 +42,7 @@ class Routed(nn.Module):
 def model_around(module: nn.Module, naming: Any = None) -> Model:
     unused: Any = None
     return Model(
+        built_from=NO_CONFIG,
         module=module.eval().requires_grad_(False),
         family="feature_classifier",
         config=SimpleNamespace(num_labels=2),
@@ -146,7 +148,15 @@ def cut(change) -> tuple[list[Layer], list[str]]:
     model = model_around(module, naming)
     entries = SimpleNamespace(entry=lambda name: SimpleNamespace(shape=(4, 3)))
     found, findings = expert_layers(
-        Model(module=module, family="", config=None, path=Path(), checkpoint=entries, naming=model.naming)
+        Model(
+            built_from=NO_CONFIG,
+            module=module,
+            family="",
+            config=None,
+            path=Path(),
+            checkpoint=entries,
+            naming=model.naming,
+        )
     )
     return found, [finding.subject for finding in findings]
 

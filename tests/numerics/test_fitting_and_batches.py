@@ -64,6 +64,14 @@ def test_a_text_becomes_the_tokens_of_its_bytes_behind_the_start_token(tmp_path,
     assert fitted.findings == ()
 
 
+def test_a_text_of_a_language_model_asks_for_each_token_behind_the_first(tmp_path, model_of):
+    model = model_of("LlamaForCausalLM")
+    (batch,) = batches(fit(read(texts(tmp_path, {"text": "ab"}, {"text": "c"})), model), model)
+    assert batch.inputs["input_ids"].tolist() == [[257, 97, 98], [257, 99, 256]]
+    assert batch.targets is not None
+    assert batch.targets.tolist() == [[97, 98, -100], [99, -100, -100]]
+
+
 def test_a_language_model_needs_no_label_and_ignores_one(tmp_path, model_of):
     fitted = fit(read(texts(tmp_path, {"text": "ab", "label": "x"})), model_of("LlamaForCausalLM"))
     assert fitted.items[0].label is None

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import pruning, sensitivity
-from tasks.contract import Dataset, Work
+from tasks.contract import BadInput, Dataset, Work
 from tasks.examples.data import read
 from tasks.examples.fitting import fit
 from tasks.loading.models import load, prunable_layers, rows_of
@@ -257,3 +257,22 @@ def test_a_criterion_of_somebody_else_may_ask_for_the_same(calibration, tmp_path
     pruning.run(prune(path, data, tmp_path / "out", criterion="theirs"))
     zeros = (load(tmp_path / "out").module.get_parameter("layers.0.weight") == 0).sum(1)
     assert set(zeros.tolist()) == {32}
+
+
+@pytest.mark.parametrize("params", [{"amount": 0.5, "scope": "row"}, {"cut": {"width": 0.5}}])
+@pytest.mark.parametrize("criterion", ["wanda", "activation", "taylor"])
+def test_only_what_asks_for_a_loss_asks_for_labels(tmp_path, tiny_model, criterion, params):
+    (tmp_path / "out").mkdir()
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"text": "one of them"}\n{"text": "and another"}\n')
+    work = Work(
+        model=tiny_model(tmp_path / "m", "BertForSequenceClassification"),
+        params={"criterion": criterion, "pattern": "unstructured", **params},
+        datasets={"calibration": Dataset(path=file, kind="text", split="all")},
+        output=tmp_path / "out",
+    )
+    if criterion == "taylor":
+        with pytest.raises(BadInput, match="an example has no label"):
+            pruning.run(work)
+    else:
+        assert sum(row["pruned_parameters"] for row in pruning.run(work).tables["layers"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cases.architectures import KINDS
+from cases.model_files import NO_CONFIG
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -189,6 +190,7 @@ class Twice(nn.Module):
 def model_around(module: nn.Module) -> Model:
     unused: Any = None
     return Model(
+        built_from=NO_CONFIG,
         module=module.eval(),
         family="feature_classifier",
         config=SimpleNamespace(num_labels=2),
@@ -241,6 +243,7 @@ def test_a_layer_that_no_loss_depends_on_has_no_gradient():
 def test_a_model_without_a_head_has_no_gradients(tmp_path, tiny_model):
     model = model_around(Classifier(nn.Linear(4, 4), 4))
     encoder = Model(
+        built_from=NO_CONFIG,
         **{name: getattr(model, name) for name in ("module", "config", "path", "checkpoint", "naming")},
         family="text_encoder",
     )

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cases.model_files import NO_CONFIG
 from torch import nn
 
 from tasks.amounts.promises import loss_over
@@ -116,6 +117,7 @@ def test_a_far_mean_does_not_swallow_the_variance():
     rng = np.random.default_rng(0)
     rows = (1e4 + rng.normal(size=(50, 2))).astype(np.float32)
     model = Model(
+        built_from=NO_CONFIG,
         module=Shifted().eval(), family="feature_classifier", config=None, path=None, checkpoint=None, naming=None
     )  # fmt: skip
     items = tuple(Item(number=at, slices={}, content=row) for at, row in enumerate(rows))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases.model_files import NO_CONFIG
 from torch import nn
 
 from tasks.evaluation import score
@@ -28,6 +29,7 @@ def model_of(module: nn.Module) -> Model:
     config = SimpleNamespace(num_labels=WIDTH)
     unused: Any = None
     return Model(
+        built_from=NO_CONFIG,
         module=module.eval(),
         family="feature_classifier",
         config=config,

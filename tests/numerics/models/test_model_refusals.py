@@ -118,8 +118,8 @@ def test_a_tied_weight_may_be_stored_under_either_name(tmp_path, tiny_model):
     ("values", "reason"),
     [
         ({"architectures": ["EvilForCausalLM"]}, "EvilForCausalLM"),
-        ({"architectures": ["LlamaModel"]}, "no causal language model"),
-        ({"architectures": ["AutoModelForCausalLM"]}, "no causal language model"),
+        ({"architectures": ["LlamaModel"]}, "no causal or masked language model"),
+        ({"architectures": ["AutoModelForCausalLM"]}, "no causal or masked language model"),
         ({"architectures": ["BertForSequenceClassification"]}, "of type llama"),
         ({"architectures": ["os.system"]}, "os.system"),
         ({"architectures": ["TimmWrapperForImageClassification"], "model_type": "timm_wrapper"}, "Timm"),

@@ -53,5 +53,5 @@ def test_positions_that_older_exports_hold_beside_the_weights_are_no_hindrance(t
 def test_a_body_with_a_decoder_is_no_encoder(tmp_path):
     sizes = {"vocab_size": 50, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
     save_with_transformers(tmp_path, "BartModel", "bart", **sizes)
-    with pytest.raises(BadInput, match="BartModel is no causal language model"):
+    with pytest.raises(BadInput, match="BartModel is no causal or masked language model"):
         load(tmp_path)

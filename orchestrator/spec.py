@@ -18,19 +18,17 @@ from pydantic import (
 
 from orchestrator.errors import SpecError
 from orchestrator.gate.own_metrics import KNOWN, known_metric
-from orchestrator.redaction import redacted
 from orchestrator.specs import yamltext
 from orchestrator.specs.clusters import ClusterSpec
+from orchestrator.specs.explaining import explained
 from orchestrator.specs.nights import NotifySpec, ScheduleSpec
 from orchestrator.specs.parts import Fraction, Name, Part, Positive, Size, with_defaults
-from orchestrator.specs.promotion import PromotionSpec, SignerSpec
-from orchestrator.specs.prune import BudgetSpec, CutSpec, DistillSpec, PruneSpec, QualitySpec, RecoverSpec
+from orchestrator.specs.promotion import PromotionSpec
+from orchestrator.specs.prune import PruneSpec
 from orchestrator.specs.registries import (
-    SPECS,
     DirectoryRegistrySpec,
     HuggingFaceRegistrySpec,
     RegistrySpec,
-    Select,
 )
 from orchestrator.specs.teams import Spend, TeamSpec
 
@@ -305,8 +303,7 @@ def load_fleet(text: str, name: str, base: PurePosixPath) -> Fleet:
     try:
         fleet = Fleet.model_validate(value)
     except ValidationError as error:
-        messages = [_explain(dict(item), value, lines, name) for item in error.errors()]
-        raise SpecError("\n".join(dict.fromkeys(messages))) from None
+        raise SpecError("\n".join(explained(error, Fleet, value, lines, name))) from None
     _check_references(fleet, lines, name)
     return _absolute(fleet, base)
 
@@ -320,85 +317,6 @@ def json_schema() -> str:
     schema["$defs"]["EvaluateSpec"]["properties"]["latency"]["anyOf"].insert(0, {"type": "boolean"})
     schema["$defs"]["RecoverSpec"]["properties"]["distill"]["anyOf"].insert(0, {"type": "boolean"})
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
-
-
-def _explain(item: dict[str, Any], value: Any, lines: dict[yamltext.Path, int], name: str) -> str:
-    path = tuple(part for part in item["loc"] if part != "[key]")
-    if item["type"] == "union_tag_invalid":  # of registries, the only union of the spec
-        item = {**item, "input": item["ctx"]["tag"], "msg": f"a registry is one of {', '.join(SPECS)}"}
-        path = (*path, "kind")
-    elif item["type"] == "union_tag_not_found":
-        item = {**item, "type": "missing", "loc": (*item["loc"], "kind")}
-    path, line = _nearest(path, lines)
-    where = ".".join(str(part) for part in path)
-    if item["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1], value)
-        close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known)}"
-        return f"{name}:{line}: {where}: unknown key {path[-1]!r}{hint}"
-    message = item["msg"].removeprefix("Value error, ")
-    given = item.get("input")
-    shown = (
-        f" (it is {redacted(repr(given), ())})"
-        if isinstance(given, str | int | float | bool) and item["type"] != "missing"
-        else ""
-    )
-    if item["type"] == "missing":
-        message = f"the key {item['loc'][-1]!r} is missing"
-    return f"{name}:{line}: {where or 'fleet'}: {message[0].lower()}{message[1:]}{shown}"
-
-
-def _nearest(path: yamltext.Path, lines: dict[yamltext.Path, int]) -> tuple[yamltext.Path, int]:
-    """The longest part of a pydantic location that stands in the text (union tags do not), and its line."""
-    known: yamltext.Path = ()
-    for part in path:
-        if (*known, part) in lines:
-            known = (*known, part)
-    return known, lines.get(known, 1)
-
-
-def _known_keys(path: yamltext.Path, value: Any) -> list[str]:
-    """The keys that the part of the fleet at this path has."""
-    model: Any = Fleet
-    fields = {
-        "store": StoreSpec,
-        "datasets": DatasetSpec,
-        "recipes": RecipeSpec,
-        "pools": PoolSpec,
-        "schedule": ScheduleSpec,
-        "notify": NotifySpec,
-        "promotion": PromotionSpec,
-        "clusters": ClusterSpec,
-        "teams": TeamSpec,
-    }
-    named = {"registries", "datasets", "recipes", "pools", "notify", "clusters", "teams"}
-    steps = {
-        "match": Match,
-        "sensitivity": SensitivitySpec,
-        "prune": PruneSpec,
-        "budget": BudgetSpec,
-        "quality": QualitySpec,
-        "recover": RecoverSpec,
-        "cut": CutSpec,
-        "distill": DistillSpec,
-        "evaluate": EvaluateSpec,
-        "latency": LatencySpec,
-        "gates": GatesSpec,
-        "publish": PublishSpec,
-        "signers": SignerSpec,
-    }
-    parts = list(path)
-    if parts[:1] == ["registries"] and len(parts) > 1:
-        kind = value["registries"][parts[1]].get("kind")
-        return list((Select if "select" in parts else SPECS.get(kind, DirectoryRegistrySpec)).model_fields)
-    if parts:
-        first = str(parts.pop(0))
-        model = fields.get(first, Fleet)
-        if first in named and parts:
-            parts.pop(0)
-        for part in parts:
-            model = steps.get(str(part), model)
-    return list(model.model_fields)
 
 
 def _check_references(fleet: Fleet, lines: dict[yamltext.Path, int], name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from logging import CRITICAL
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -221,11 +222,13 @@ def _text_encoders(modeling_auto: Any) -> dict[str, Any]:
 
 @contextmanager
 def _building() -> Iterator[None]:
-    """No network for as long as transformers works, and its complaints about a config as BadInput."""
+    """No network for as long as transformers works, and its complaints about a config as BadInput alone."""
     from huggingface_hub import constants
+    from transformers.utils import logging
 
-    before = constants.HF_HUB_OFFLINE
+    before, talk = constants.HF_HUB_OFFLINE, logging.get_verbosity()
     constants.HF_HUB_OFFLINE = True
+    logging.set_verbosity(CRITICAL)
     try:
         yield
     except BadInput:
@@ -236,6 +239,7 @@ def _building() -> Iterator[None]:
         raise _refusal(why, "Use the config.json of the export.") from error
     finally:
         constants.HF_HUB_OFFLINE = before
+        logging.set_verbosity(talk)
 
 
 def _unstored_buffers(module: nn.Module) -> dict[str, tuple[nn.Module, torch.Tensor]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 import torch
 import transformers
 from cases.architectures import ARCHITECTURES
-from cases.model_files import FAMILIES, MIXTRAL, example, names, save_with_transformers
+from cases.model_files import FAMILIES, MIXTRAL, edit_config, example, names, save_with_transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -248,3 +249,19 @@ def test_an_architecture_that_does_not_build_is_refused_with_the_reason(theirs, 
 def test_a_family_that_nobody_knows_is_refused_by_name(theirs):
     with pytest.raises(BadInput, match="TheirModel names the family 'poet'.*feature_classifier"):
         load(theirs("poet"))
+
+
+def test_what_transformers_says_of_a_config_is_told_once_and_not_logged_too(tmp_path, caplog, monkeypatch):
+    save_with_transformers(
+        tmp_path, "FalconForCausalLM", "falcon", vocab_size=50, hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, new_decoder_architecture=False,
+    )  # fmt: skip
+    edit_config(tmp_path, head_dim=8)
+    logger = logging.getLogger("transformers")
+    monkeypatch.setattr(logger, "propagate", True)
+    before = logger.level
+    caplog.clear()
+    with pytest.raises(BadInput, match="head_dim"):
+        outline(tmp_path)
+    assert not caplog.records
+    assert logger.level == before

@@ -22,9 +22,6 @@ from tasks.loading.foresight import check_causal
 from tasks.loading.naming import Naming, name_tensors
 from tasks.loading.weights import Checkpoint, check_finite, open_checkpoint
 
-_OFTEN_WITH_MORE = (MASKED_LM, "text_encoder", "image_encoder")
-"""Published with the heads of other tasks too, which the model then goes without."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
@@ -113,7 +110,7 @@ def outline(path: Path) -> Model:
         config = body
         module, family, settings = build(config, dtype)
     shapes = {name: checkpoint.entry(name).shape for name in checkpoint.names}
-    naming = name_tensors(module, shapes, _weights_name(checkpoint), other_heads=family in _OFTEN_WITH_MORE)
+    naming = name_tensors(module, shapes, _weights_name(checkpoint))
     _check_floating(module, checkpoint, naming)
     return Model(
         module=module.eval(),

@@ -15,6 +15,8 @@ from tasks.contract import BadInput, Finding
 
 _STALE = ("rotary_emb.inv_freq", "position_ids")
 """Buffers that older checkpoints hold and that every model now computes itself."""
+_OLD_MASKS = ("attn.bias", "attention.bias", ".masked_bias")
+"""Of GPT-2 and its like, [1, 1, tokens, tokens], and the number that stood where they hide; a bias has one dimension."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +49,11 @@ class Naming:
     findings: tuple[Finding, ...]
 
 
-def name_tensors(
-    module: nn.Module, shapes: Mapping[str, tuple[int, ...]], file: str, *, other_heads: bool = False
-) -> Naming:
+def name_tensors(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], file: str) -> Naming:
     """Matches stored tensors (name -> shape) with the weights of a module on the meta device; raises BadInput.
 
-    With `other_heads` what belongs to a part beside the body that the module lacks is a finding, and no error.
+    What belongs to another head than the module's, and buffers that it computes itself, are findings; anything else too much is
+    an error.
     """
     targets: dict[str, torch.Tensor] = module.state_dict(keep_vars=True)
     shared = _shared(targets)
@@ -80,7 +81,7 @@ def name_tensors(
         for first, sources in parts.items()
     )
     made = _check_assemblies(assemblies, module, targets, shapes, file)
-    findings = _unused(module, unexpected, len(shapes), file, other_heads)
+    findings = _unused(module, unexpected, shapes, file)
     missing = [name for name, names in shared.items() if not any(n in direct or n in made for n in names)]
     if missing:
         _refuse(
@@ -153,19 +154,21 @@ def _check_assemblies(
 
 
 def _unused(
-    module: nn.Module, unexpected: Sequence[str], stored: int, file: str, other_heads: bool
+    module: nn.Module, unexpected: Sequence[str], shapes: Mapping[str, tuple[int, ...]], file: str
 ) -> tuple[Finding, ...]:
     known: Iterable[str] = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()
     patterns = [re.compile(pattern) for pattern in known]
     stale = [
         name
         for name in unexpected
-        if name.endswith(_STALE) or any(pattern.search(name) for pattern in patterns)
+        if name.endswith(_STALE)
+        or (name.endswith(_OLD_MASKS) and len(shapes[name]) in (0, 4))
+        or any(pattern.search(name) for pattern in patterns)
     ]
-    heads = [name for name in unexpected if other_heads and name not in stale and _is_beside(module, name)]
+    heads = [name for name in unexpected if name not in stale and _is_beside(module, name)]
     strangers = [name for name in unexpected if name not in stale and name not in heads]
     if strangers:
-        why = f"{len(strangers)} of {stored} stored tensors are no weights of the model: {_some(strangers)}"
+        why = f"{len(strangers)} of {len(shapes)} stored tensors are no weights of the model: {_some(strangers)}"
         _refuse(why, file, strangers[0])
     itself, elsewhere = "the model computes it itself", "it is of a head that the model does not have"
     return tuple(
@@ -180,7 +183,9 @@ def _unused(
 
 def _is_beside(module: Any, name: str) -> bool:
     """Whether a stored tensor is of no part of the model's body."""
-    prefix = module.base_model_prefix
+    prefix = getattr(module, "base_model_prefix", None)
+    if prefix is None:
+        return False
     body = getattr(module, prefix, module)
     return name.removeprefix(f"{prefix}.").partition(".")[0] not in dict(body.named_children())
 

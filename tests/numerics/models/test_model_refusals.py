@@ -58,8 +58,9 @@ def test_two_weights_where_the_config_has_one_are_refused_by_every_task(tmp_path
 
 
 def test_a_tensor_too_many_is_named(tmp_path, tiny_model):
-    path = edit_weights(tiny_model(tmp_path / "m"), lambda tensors: tensors.update(extra=torch.ones(2)))
-    assert refusal(path).tensor == "extra"
+    extra = "model.layers.0.mlp.extra"
+    path = edit_weights(tiny_model(tmp_path / "m"), lambda tensors: tensors.update({extra: torch.ones(2)}))
+    assert refusal(path).tensor == extra
 
 
 def test_a_weight_of_another_shape_is_named(tmp_path, tiny_model):
@@ -90,6 +91,33 @@ def test_buffers_of_older_exports_are_findings_and_not_used(tmp_path, tiny_model
     assert [(f.kind, f.subject) for f in model.findings] == [
         ("unused_tensor", "model.layers.0.self_attn.rotary_emb.inv_freq")
     ]
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "BertForSequenceClassification", "ViTModel"])
+def test_what_is_of_another_head_is_a_finding_and_not_used(tmp_path, tiny_model, architecture):
+    extra = {"v_head.summary.weight": torch.ones(2, 2), "qa_outputs.bias": torch.ones(2)}
+    model = load(
+        edit_weights(tiny_model(tmp_path / "m", architecture), lambda tensors: tensors.update(extra))
+    )
+    found = {finding.subject: finding.message for finding in model.findings}
+    assert found.keys() == extra.keys()
+    assert all("of a head that the model does not have" in message for message in found.values())
+
+
+def test_a_class_of_ones_own_has_no_heads_beside_it(tmp_path, tiny_model):
+    path = tiny_model(tmp_path / "m", "MLPForClassification")
+    assert refusal(edit_weights(path, lambda tensors: tensors.update(extra=torch.ones(2)))).tensor == "extra"
+
+
+@pytest.mark.parametrize("mask", ["attn.bias", "attn.masked_bias"])
+def test_masks_of_old_exports_are_findings_and_biases_are_not(tmp_path, tiny_model, mask):
+    name = f"h.0.{mask}"
+    path = tiny_model(tmp_path / "m", "GPT2LMHeadModel")
+    edit_weights(path, lambda tensors: tensors.update({name: torch.ones(1, 1, 4, 4)}))
+    assert [finding.subject for finding in load(path).findings] == [name]
+    if mask == "attn.masked_bias":
+        edit_weights(path, lambda tensors: tensors.update({name: torch.ones(3)}))
+        assert refusal(path).tensor == name
 
 
 def test_tied_weights_stored_twice_must_be_equal(tmp_path, tiny_model):

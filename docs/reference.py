@@ -17,6 +17,7 @@ EXIT_CODES: Mapping[int, str] = {
     5: "a gate could not tell",
     6: "`plan --detailed-exitcode`, `nightly --due`: there is work to do",
     69: "a service that is needed does not answer",
+    74: "what a command prints cannot be written",
     75: "interrupted; the same command goes on where it stopped",
     77: "not permitted",
 }

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import atexit
-import io
 import os
 import shlex
 import sys
 import time
 import traceback
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -43,9 +41,10 @@ from orchestrator.commands.console import (
     write_file,
 )
 from orchestrator.commands.stopping import EXIT_INTERRUPTED, BudgetHours, Window, stop_of, stoppable
+from orchestrator.commands.streams import guard_streams
 from orchestrator.commands.watching import MetricsOpen, MetricsPort, observed
 from orchestrator.credentials import masked
-from orchestrator.errors import PrunefleetError, UsageError
+from orchestrator.errors import OutputLost, PrunefleetError, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.endings import RunSummary
@@ -70,12 +69,15 @@ def main() -> NoReturn:
 
     The interpreter is left as it is: one of Arrow's threads that lets go of a file meanwhile would abort its teardown.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # what an encoding lacks is told by its number
+    guard_streams()
     code = command_line()
     atexit._run_exitfuncs()
-    with suppress(BrokenPipeError):  # whoever read our output has had enough
+    try:
         sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has had enough
+        pass
+    except OutputLost as error:
+        code = code or _failed(error)
     sys.stderr.flush()
     os._exit(code)
 
@@ -85,9 +87,7 @@ def command_line() -> int:
     try:
         app(standalone_mode=True)
     except PrunefleetError as error:
-        told = masked(f"prunefleet: {error}")
-        talk.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
-        return error.exit_code
+        return _failed(error)
     except SystemExit as ended:
         if isinstance(ended.code, int):
             return EXIT_INTERRUPTED if ended.code == OF_KEYBOARD else ended.code
@@ -96,6 +96,11 @@ def command_line() -> int:
         sys.stderr.write(masked(traceback.format_exc()))
         return EXIT_INTERNAL
     return 0
+
+
+def _failed(error: PrunefleetError) -> int:
+    say(masked(f"prunefleet: {error}"), style="red")
+    return error.exit_code
 
 
 def _say_version(asked: bool) -> None:

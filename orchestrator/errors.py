@@ -118,6 +118,12 @@ class Interrupted(PrunefleetError):
     exit_code = 75
 
 
+class OutputLost(PrunefleetError):
+    """What a command prints cannot be written."""
+
+    exit_code = 74
+
+
 class BrokenInvariant(PrunefleetError):
     """prunefleet contradicts itself; this is a bug."""
 

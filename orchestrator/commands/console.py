@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.cells import cell_len
@@ -21,8 +21,14 @@ if TYPE_CHECKING:
     from orchestrator.survey import Survey
 
 NO_TERMINAL_WIDTH = 4000  # a file or a pipe has no right edge to wrap at
-out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else NO_TERMINAL_WIDTH)
-talk = Console(stderr=True, width=None if sys.stderr.isatty() else NO_TERMINAL_WIDTH)
+
+
+def _width(stream: TextIO | None) -> int | None:
+    return None if stream and stream.isatty() else NO_TERMINAL_WIDTH
+
+
+out = Console(soft_wrap=True, width=_width(sys.stdout))
+talk = Console(stderr=True, width=_width(sys.stderr))
 
 FleetFile = Annotated[Path, typer.Argument(metavar="FLEET", help="The fleet file, fleet.yaml.")]
 StoreOption = Annotated[

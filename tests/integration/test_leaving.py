@@ -75,13 +75,41 @@ def test_a_reader_who_has_had_enough_is_no_error():
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_output_that_cannot_be_written_is_an_error():
+@pytest.mark.parametrize(
+    "arguments",
+    [["schema"], ["--version"], ["status", "--json"], ["query", "SELECT 1"], ["query", "SELECT 1", "--csv"]],
+)
+def test_output_that_cannot_be_written_is_one_error_and_no_traceback(arguments, tmp_path):
+    where = ["--store", str(tmp_path)] if arguments[0] in ("status", "query") else []
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [COMMAND, "schema"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
+            [COMMAND, *arguments, *where], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
         )
-    assert done.returncode not in (0, None)
-    assert os.strerror(28) in done.stderr
+    assert done.returncode == 74
+    assert (
+        done.stderr
+        == f"prunefleet: stdout cannot be written: {os.strerror(28)}; what was printed is cut off\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("redirected", "exit_code", "prints"),
+    [
+        ("schema >&-", 0, False),
+        ("schema 2>&-", 0, True),
+        ("schema <&- 2>&-", 0, True),
+        ("nope <&- >&- 2>&-", 2, False),
+        pytest.param(
+            "nope 2>/dev/full", 2, False,
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full"),
+        ),
+    ],
+)  # fmt: skip
+def test_a_stream_that_is_closed_or_full_of_talk_changes_nothing_else(redirected, exit_code, prints):
+    done = subprocess.run(
+        ["bash", "-c", f"{COMMAND} {redirected}"], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, bool(done.stdout), done.stderr) == (exit_code, prints, "")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

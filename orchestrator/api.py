@@ -174,15 +174,17 @@ class OpenFleet:
         return read_status(self.store, named(self.store, run_id))
 
     def report(self, run_id: str = "latest", kind: Literal["html", "md"] = "html") -> str:
-        """A run's report: a self-contained page, or its summary. Errors: UnknownRun; NotFound, before the run has ended."""
+        """A run's report: a self-contained page, or its summary. Errors: UnknownRun, UsageError; NotFound, before the run has ended."""
         from orchestrator.runs import named, read_report
 
+        _check_kind(kind, ("html", "md"))
         return read_report(self.store, named(self.store, run_id), f"report.{kind}").decode()
 
     def morning(self, slot: str = "latest", kind: Literal["html", "md", "json"] = "md") -> str:
         """The morning report of a night: what it changed. Errors: UsageError, before the first night; NotFound."""
         from orchestrator.nights import nightrecords
 
+        _check_kind(kind, ("html", "md", "json"))
         closed = nightrecords.closed_slots(self.store, self.spec.name)
         if slot == "latest" and not closed:
             raise UsageError(f"fleet {self.spec.name} has had no night yet; `prunefleet nightly` runs one")
@@ -271,6 +273,11 @@ class OpenFleet:
         with sweeping(self.store) as sweep:
             limits = _limits(sweep.at, older_than, runs_older_than)
             return sweep_away(sweep, mark(self.store, self.spec, limits))
+
+
+def _check_kind(kind: str, known: tuple[str, ...]) -> None:
+    if kind not in known:
+        raise UsageError(f"there is no report of kind {kind!r}; the kinds are {', '.join(known)}")
 
 
 def _limits(at: float, older_than: float, runs_older_than: float | None) -> Limits:

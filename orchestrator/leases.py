@@ -127,7 +127,7 @@ def _read(store: ObjectStore, name: str) -> tuple[Lease, str] | None:
         return _parsed(store.get(key)), there.etag
     except NotFound:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise Damaged(
             f"{key} in {store.url} is no lease ({error}); delete it when nobody can hold it any more"
         ) from error

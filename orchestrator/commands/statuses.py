@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from orchestrator.commands import clusters
-from orchestrator.commands.console import AsJson, StoreOption, open_store, out, print_json, say, talk
+from orchestrator.commands.console import AsJson, StoreOption, aligned, open_store, print_json, say, talk
 from orchestrator.errors import Damaged, NotFound, StoreError, Unreachable, UsageError
 from orchestrator.ports import ObjectStore
 
@@ -115,9 +114,7 @@ def look_of(status: Mapping[str, Any]) -> Any:
 def _show(found: Sequence[Mapping[str, Any]]) -> None:
     from orchestrator.wording import plain
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("run", "fleet", "state", "wanted", "done before", "done", "failed", "left", "exit"):
-        table.add_column(column, overflow="fold")
+    rows = [["run", "fleet", "state", "wanted", "done before", "done", "failed", "left", "exit"]]
     for row in found:
         counts = row.get("units", {})
         failed = counts.get("failed", 0) + counts.get("quarantined", 0)
@@ -126,8 +123,9 @@ def _show(found: Sequence[Mapping[str, Any]]) -> None:
             row.get("run_id"), row.get("fleet"), row.get("outcome") or row.get("state"), row.get("wanted"),
             row.get("done_before"), counts.get("done", 0), failed, left, row.get("exit_code"),
         )  # fmt: skip
-        table.add_row(*("" if cell is None else escape(plain(cell)) for cell in cells))
-    out.print(table)
+        rows.append(["" if cell is None else plain(cell) for cell in cells])
+    # A table would fold ids in a narrow terminal, and a folded id cannot be copied.
+    sys.stdout.writelines(f"{line}\n" for line in aligned(rows))
     for row in found:
         if problem := row.get("problem"):
             say(f"run {plain(row['run_id'])}: {plain(problem)}", style="yellow")

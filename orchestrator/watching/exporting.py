@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from orchestrator import leases, runs
 from orchestrator.domain import Judgement, Pool, TaskName
-from orchestrator.errors import PrunefleetError, StoreError
+from orchestrator.errors import Damaged, PrunefleetError, StoreError
 from orchestrator.nights import nightrecords
 from orchestrator.nights.due import overdue
 from orchestrator.ports import ObjectStore
@@ -65,8 +65,9 @@ class Exporter:
         self._publish(self._empty())
 
     def read(self, now: Callable[[], float] = time.time) -> str:
-        """Reads the store; empty, or why it could not be read. What was told before stays then, and its time with it."""
+        """Reads the store; empty, or what could not be read. Without the store what was told before stays, and its time with it."""
         began = now()
+        self._problems: list[str] = []
         try:
             told = self._read(began)
         except (PrunefleetError, OSError) as error:
@@ -76,7 +77,7 @@ class Exporter:
         told["exporter_last_read_timestamp_seconds"] = {(): began}
         told["exporter_read_duration_seconds"] = {(): now() - began}
         self._publish(told)
-        return ""
+        return "; ".join(self._problems)
 
     def _publish(self, told: Told) -> None:
         for name, series in told.items():
@@ -143,7 +144,11 @@ class Exporter:
 
     def _tell_runs(self, told: Told) -> str:
         """The id of the run that ended last, or nothing."""
-        ours = [status for status in runs.list_runs(self.store) if status.get("fleet") == self.fleet]
+        every = runs.list_runs(self.store)
+        for status in every:
+            if problem := status.get("problem"):
+                self._skip(told, Damaged(f"{runs.status_key(status['run_id'])}: {problem}"))
+        ours = [status for status in every if status.get("fleet") == self.fleet]
         ended = sorted(
             (s for s in ours if s.get("state") == "ended"), key=lambda s: number_of(s, "finished_at")
         )
@@ -177,19 +182,32 @@ class Exporter:
 
     def _tell_nights(self, told: Told) -> float:
         """When the slot of the last closed night began; 0 if there is none."""
-        held = leases.holder(self.store, f"nightly-{self.fleet}")
-        told["lease_epoch"] = {(): float(held.epoch) if held else 0.0}
+        try:
+            held = leases.holder(self.store, f"nightly-{self.fleet}")
+            told["lease_epoch"] = {(): float(held.epoch) if held else 0.0}
+        except Damaged as error:
+            self._skip(told, error, "lease_epoch")
         slots = nightrecords.closed_slots(self.store, self.fleet)
         if not slots:
             return 0.0
-        record = nightrecords.read_closed(self.store, self.fleet, slots[-1])
-        told["night_last_closed_timestamp_seconds"] = {(): number_of(record, "ended_at")}
+        try:
+            record = nightrecords.read_closed(self.store, self.fleet, slots[-1])
+            told["night_last_closed_timestamp_seconds"] = {(): number_of(record, "ended_at")}
+        except Damaged as error:
+            record = {}
+            self._skip(told, error, "night_last_closed_timestamp_seconds")
         told["night_tries"] = {(): float(len(nightrecords.tries_of(self.store, self.fleet, slots[-1])))}
         messages = nightrecords.told(self.store, self.fleet, slots[-1]).values()
         told["night_untold_messages"] = {
             (): float(sum(message.get("state") != "sent" for message in messages))
         }
         return number_of(record, "scheduled_at")
+
+    def _skip(self, told: Told, error: Damaged, metric: str = "") -> None:
+        """Counts a record that cannot be read; the metric that only it tells stays as it was."""
+        told["exporter_damaged_records"][()] += 1.0
+        told.pop(metric, None)
+        self._problems.append(f"Damaged: {error}")
 
     def _tell_time(self, told: Told, ask: Ask, last: str, results: int) -> None:
         folded, spent = 0.0, told["spent_dollars"]

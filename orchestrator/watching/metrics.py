@@ -125,6 +125,7 @@ RUN = (
 FLEET = (
     _gauge("exporter_last_read_timestamp_seconds", "When the store was last read to its end.", "fleet"),
     _gauge("exporter_read_duration_seconds", "How long that took.", "fleet"),
+    _gauge("exporter_damaged_records", "Records of runs, nights and leases that could not be read, and are not reckoned with.", "fleet"),
     _counter("exporter_read_failures", "Reads of the store that failed.", "fleet"),
     _gauge("run_last_success_timestamp_seconds", "When a run last ended with exit code 0; 0 if none did.", "fleet"),
     _gauge("run_last_completion_timestamp_seconds", "When a run last ended, however it ended; 0 if none did.", "fleet"),

@@ -93,6 +93,13 @@ def test_before_the_first_night_there_is_no_morning(night):
         fleet.morning("2026-01-01T0100", "html")
 
 
+def test_a_kind_of_report_that_is_none_is_told_with_those_that_are(night):
+    _, fleet, _ = night
+    for tell, kinds in ((fleet.report, "html, md"), (fleet.morning, "html, md, json")):
+        with pytest.raises(UsageError, match=f"kind 'pdf'; the kinds are {kinds}$"):
+            tell(kind="pdf")
+
+
 def test_every_verb_of_the_command_line_is_there_but_those_that_begin_other_processes():
     verbs = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
     of_processes = {"submit", "join", "logs", "cancel", "nightly", "exporter"}

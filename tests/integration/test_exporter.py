@@ -115,6 +115,35 @@ def test_a_run_that_was_killed_is_not_open_once_another_has_ended(local_store, p
     assert values(exporter)["run_last_update_timestamp_seconds"] == {(): 9000.0}
 
 
+@pytest.mark.parametrize(
+    "broken", [b"{", b"[]", b"\xff", b"[" * 100_000], ids=["cut", "list", "bytes", "deep"]
+)
+@pytest.mark.parametrize(
+    ("key", "metric", "last"),
+    [
+        ("leases/nightly-small.json", "lease_epoch", 7.0),
+        ("nights/small/closed/2026-01-02T0100.json", "night_last_closed_timestamp_seconds", 90.0),
+        ("runs/r0/status.json", "runs_open", 0.0),
+    ],
+)
+def test_a_broken_record_is_counted_and_all_others_are_told(local_store, pool, key, metric, last, broken):
+    put_status(local_store)
+    local_store.put("leases/nightly-small.json", b'{"owner": "me", "epoch": 7, "expires": 1}')
+    local_store.put("nights/small/closed/2026-01-02T0100.json", b'{"ended_at": 90, "scheduled_at": 80}')
+    exporter = Exporter("small", local_store, {"cpu": pool}, ["half"])
+    assert exporter.read(lambda: 10.0) == ""
+    whole = values(exporter)
+    assert (whole["exporter_damaged_records"], whole[metric]) == ({(): 0.0}, {(): last})
+    local_store.put(key, broken)
+    assert key in exporter.read(lambda: 20.0)
+    told = values(exporter)
+    assert told["exporter_damaged_records"] == {(): 1.0}
+    assert told["exporter_last_read_timestamp_seconds"] == {(): 20.0}
+    assert told["exporter_read_failures_total"] == {(): 0.0}
+    for name in ("lease_epoch", "night_last_closed_timestamp_seconds", "run_last_exit_code", "runs_open"):
+        assert told[name] == whole[name]
+
+
 def test_a_table_that_has_lost_a_file_is_a_failed_reading(local_store, pool, commit_units):
     commit_units(local_store, range(3))
     fold(local_store)

@@ -135,6 +135,14 @@ def test_an_answer_in_a_pipe_is_aligned_whatever_it_holds(tmp_path):
     assert done.stdout.splitlines() == ["name    a b", "界      1.5", "[red]a     ", "\\u001b  2.0"]
 
 
+def test_the_id_of_a_run_can_be_copied_from_a_narrow_terminal(tmp_path):
+    run = "20260102T030405-abcdef"
+    (tmp_path / "runs" / run).mkdir(parents=True)
+    (tmp_path / "runs" / run / "status.json").write_text('{"fleet": "a-fleet-with-a-long-name"}')
+    code = f"import os, pty; os.environ['COLUMNS'] = '40'; pty.spawn([{str(COMMAND)!r}, 'status', '--store', '.'])"
+    assert run in python(code, cwd=tmp_path).stdout
+
+
 def test_a_number_that_json_has_not_is_null(tmp_path):
     done = python(
         "from orchestrator.cli import main; main()",

@@ -21,7 +21,7 @@ from orchestrator.registries.memory import DigestMemory, Summary
 from orchestrator.registries.model_files import (
     CONFIG,
     architecture_of,
-    copy_file,
+    copy_below,
     explained,
     hash_file,
     missing_config,
@@ -82,7 +82,7 @@ class DirectoryRegistry:
                 if contents.problem:
                     raise _changed(model, contents.problem)
                 names = used(contents.files, read_layout(path_of(directory)))
-                copied = {name: copy_file(path_of(directory) / name, into / name) for name in names}
+                copied = {name: copy_below(directory, name, into) for name in names}
             except BadInput as error:
                 reason = error.__context__
                 if isinstance(reason, OSError) and reason.errno not in _GONE:

@@ -18,6 +18,7 @@ from orchestrator.registries.remote import Offer, RemoteFile
 from orchestrator.registries.tree import open_below, open_root, path_of
 from tasks.contract import BadInput
 from tasks.files.headers import open_regular
+from tasks.files.modules import MODULE_FILES, MODULES, is_module
 
 _FOLDER = "models--"
 _BLOB = re.compile(r"(?:\.\./)+blobs/([0-9a-f]{40,64})")
@@ -109,6 +110,10 @@ class HubCacheSource:
         try:
             with open_below(repository, ["snapshots", commit]) as snapshot:
                 names = sorted(os.listdir(snapshot))
+            if MODULES in names:
+                names += [
+                    f"{folder}/{name}" for folder in names if is_module(folder) for name in MODULE_FILES
+                ]
             for name in names:
                 if (one := self._described(repository, commit, name)) is not None:
                     files[name], status = one
@@ -143,11 +148,12 @@ class HubCacheSource:
 
     def _target(self, repository: int, commit: str, name: str) -> tuple[list[str], str]:
         """The folder and the name of the file itself. Errors: BadInput, for a link that names no blob; OSError."""
-        with open_below(repository, ["snapshots", commit]) as snapshot:
-            status = os.stat(name, dir_fd=snapshot, follow_symlinks=False)
+        *folders, leaf = name.split("/")
+        with open_below(repository, ["snapshots", commit, *folders]) as snapshot:
+            status = os.stat(leaf, dir_fd=snapshot, follow_symlinks=False)
             if not stat.S_ISLNK(status.st_mode):
-                return ["snapshots", commit], name
-            link = os.readlink(name, dir_fd=snapshot)
+                return ["snapshots", commit, *folders], leaf
+            link = os.readlink(leaf, dir_fd=snapshot)
         if not (match := _BLOB.fullmatch(link)):
             raise BadInput(
                 "a link leads out of the cache",

@@ -14,10 +14,11 @@ from orchestrator.names import problem_of_part
 from orchestrator.registries.mlflow_server import MlflowServer, artifact_path
 from orchestrator.registries.remote import Offer, RemoteFile
 from orchestrator.specs.registries import MlflowRegistrySpec
+from tasks.files.modules import MODULES, is_module
 
 READY = "READY"
-FLAVOR = ("components/image_processor", "components/tokenizer", "model")
-"""Where MLflow's own flavor of transformers puts what save_pretrained writes."""
+FLAVORS = ("components/image_processor", "components/tokenizer", "model", "model.sentence_transformer")
+"""Where MLflow's own flavors of transformers and sentence_transformers put what their models save."""
 
 
 class MlflowSource:
@@ -51,16 +52,24 @@ class MlflowSource:
         return self._offer(found)
 
     def files(self, offer: Offer) -> Mapping[str, RemoteFile]:
-        """What lies directly where the version's files are; of a model that MLflow's own flavor of transformers logged,
-        what lies in its folders. Errors: NoSuchVersion, RegistryError."""
+        """What lies directly where the version's files are; of a model that a flavor of MLflow's own logged,
+        what lies in its folders; and the modules of a sentence encoder. Errors: NoSuchVersion, RegistryError."""
         place = self._place(offer)
         files, folders = self._folder(place)
         if not files and not folders:
             self.offer(offer.name, offer.version)  # it was deleted meanwhile, if this raises
+        home, modules = place, folders
         if "config.json" not in files:
-            for folder in FLAVOR:
+            for folder in FLAVORS:
                 if folder.split("/")[0] in folders:
-                    files = {**self._folder(f"{place}/{folder}")[0], **files}
+                    within, inner = self._folder(f"{place}/{folder}")
+                    files = {**within, **files}
+                    if MODULES in within:
+                        home, modules = f"{place}/{folder}", inner
+        if MODULES in files:
+            for folder in filter(is_module, modules):
+                within, _ = self._folder(f"{home}/{folder}")
+                files |= {f"{folder}/{name}": file for name, file in within.items()}
         return files
 
     def read(self, offer: Offer, path: str, file: RemoteFile, into: Path) -> None:

@@ -61,7 +61,8 @@ def hash_file(root: int, parts: tuple[str, ...], name: str, expected: FileIdenti
 
     Errors: BadInput, OSError.
     """
-    with open_below(root, parts) as directory, open_regular(path_of(directory) / name) as stream:
+    *folders, leaf = name.split("/")
+    with open_below(root, (*parts, *folders)) as directory, open_regular(path_of(directory) / leaf) as stream:
         before = identity_of(os.fstat(stream.fileno()))
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         after = identity_of(os.fstat(stream.fileno()))
@@ -73,6 +74,14 @@ def hash_file(root: int, parts: tuple[str, ...], name: str, expected: FileIdenti
             file=name,
         )
     return sha256
+
+
+def copy_below(directory: int, path: str, into: Path) -> str:
+    """Copies a file of an open directory, by its relative path and through no link; see `copy_file`."""
+    *folders, name = path.split("/")
+    (into / path).parent.mkdir(exist_ok=True)
+    with open_below(directory, folders) as inner:
+        return copy_file(path_of(inner) / name, into / path)
 
 
 def copy_file(source: Path, target: Path) -> str:

@@ -29,7 +29,7 @@ from orchestrator.identity import digest_files
 from orchestrator.names import problem_of_part, problem_of_path, shown
 from orchestrator.registries.memory import DigestMemory, Summary
 from orchestrator.registries.model_files import CONFIG, architecture_of, missing_config, used
-from orchestrator.registries.tree import MAX_FILES, MODEL_FILES, WEIGHTS
+from orchestrator.registries.tree import MAX_FILES, WEIGHTS, belongs
 from orchestrator.scratch import scratch_directory
 from orchestrator.specs.registries import Select
 from tasks.contract import BadInput
@@ -256,12 +256,7 @@ def _read_model(source: Source, offer: Offer, into: Path, *, is_whole: bool) -> 
             _read(source, offer, path, files[path], into)
     if not is_whole:
         for path in listed:
-            if (
-                "/" not in path
-                and WEIGHTS.fullmatch(path)
-                and path not in named
-                and not problem_of_part(path)
-            ):
+            if WEIGHTS.fullmatch(path) and path not in named and not problem_of_part(path):
                 (into / path).touch(exist_ok=True)  # what is not read is still counted as being there
         if INDEX in files and SINGLE in files:
             (into / SINGLE).touch(exist_ok=True)
@@ -292,9 +287,9 @@ def _model_files(listed: Mapping[str, RemoteFile]) -> dict[str, RemoteFile]:
             why=f"it has more than {MAX_FILES} files; no model does",
             do="Remove what does not belong there.",
         )
-    files = {path: file for path, file in listed.items() if "/" not in path and MODEL_FILES.fullmatch(path)}
+    files = {path: file for path, file in listed.items() if belongs(path, listed)}
     for path, file in files.items():
-        if why := problem_of_part(path):
+        if why := problem_of_path(path):
             raise BadInput(
                 f"the file name {shown(path)!r} cannot be used", why=why, do="Rename it.", file=shown(path)
             )
@@ -316,6 +311,7 @@ def _named_weights(files: Mapping[str, RemoteFile], directory: Path) -> set[str]
 
 
 def _read(source: Source, offer: Offer, path: str, file: RemoteFile, into: Path) -> None:
+    (into / path).parent.mkdir(exist_ok=True)
     source.read(offer, path, file, into / path)
     if (size := (into / path).stat().st_size) != file.bytes:
         why = f"{size} bytes came, {file.bytes} were listed"

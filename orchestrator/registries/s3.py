@@ -19,6 +19,7 @@ from orchestrator.spec import StoreSpec
 from orchestrator.specs.registries import S3RegistrySpec
 from orchestrator.stores.keys import problem_of
 from orchestrator.stores.s3 import S3Store
+from tasks.files.modules import MODULE_FILES, MODULES, is_module
 
 BEGUN = "prunefleet-begun.json"
 """Lies in a version that is being published; without `files.json` beside it, nobody takes it for a version."""
@@ -46,7 +47,7 @@ class S3Source:
     def offers(self) -> Iterator[Offer]:
         """Every version, in key order of the names' first parts and natural order below; holds one first part at a time."""
         for first, objects in groupby(self._store.listed(""), key=lambda found: found.key.partition("/")[0]):
-            found = _folders(objects)
+            found = with_modules(_folders(objects))
             folders = {parts: files for parts, files in found.items() if _is_version(parts, files, found)}
             aliases = {
                 "/".join(parts): self._read_aliases("/".join(parts))
@@ -63,10 +64,10 @@ class S3Source:
     def offer(self, name: str, version: str) -> Offer:
         """One version, by listing what begins with its name. Errors: NoSuchVersion."""
         parts = (*name.split("/"), version)
-        found = _folders(self._store.list(f"{name}/{version}/"))
+        found = with_modules(_folders(self._store.list(f"{name}/{version}/")))
         if parts not in found and version == ONLY_VERSION and "/" not in name:
             parts = (name,)
-            found = _folders(self._store.list(f"{name}/"))
+            found = with_modules(_folders(self._store.list(f"{name}/")))
         files = found.get(parts)
         if not files or not _is_version(parts, files, {parts: files}):
             raise NoSuchVersion(f"{name}@{version} is not in {self._store.url}")
@@ -132,6 +133,16 @@ def _folders(objects: Iterator[Stat]) -> dict[tuple[str, ...], dict[str, Stat]]:
         *parts, file = one.key.split("/")
         if file:
             folders.setdefault(tuple(parts), {})[file] = one
+    return folders
+
+
+def with_modules(folders: dict[tuple[str, ...], dict[str, Stat]]) -> dict[tuple[str, ...], dict[str, Stat]]:
+    """The same with the modules of sentence encoders as files of the folder that they are in, by relative path."""
+    for parts, files in list(folders.items()):
+        above = folders.get(parts[:-1], {}) if parts else {}
+        if MODULES in above and is_module(parts[-1]):
+            above |= {f"{parts[-1]}/{name}": one for name, one in files.items() if name in MODULE_FILES}
+            del folders[parts]
     return folders
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +17,13 @@ from pathlib import Path
 from orchestrator.errors import RegistryError
 from orchestrator.names import natural, problem_of_part, problem_of_path, shown
 from orchestrator.registries.memory import FileIdentity
+from tasks.files.modules import MODULE_FILES, MODULES, is_module
 
 MODEL_FILES = re.compile(
     r"""
     .*\.safetensors | .*\.safetensors\.index\.json | model\.pt2
     | (config|generation_config|preprocessor.*|.*processor_config|special_tokens.*|added_tokens)\.json
+    | modules\.json | config_sentence_transformers\.json | sentence_[a-z]+_config\.json
     | (tokenizer|vocab|merges|spiece|sentencepiece|chat_template).*\.(json|txt|model|jinja)
     | prunefleet\.json
     | (LICENSE|LICENCE|NOTICE|COPYING).*
@@ -29,7 +31,7 @@ MODEL_FILES = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 """What a version's digest covers and `fetch` copies: whatever decides how the model computes, and its licence."""
-WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pt2|pth|pkl|ckpt|gguf|h5|onnx|msgpack)", re.DOTALL)
+WEIGHTS = re.compile(r"[^/]*\.(safetensors|bin|pt|pt2|pth|pkl|ckpt|gguf|h5|onnx|msgpack)", re.DOTALL)
 MAX_DEPTH = 12
 MAX_FILES = 100_000  # in one directory; a model of 200,000 tensors has fewer shards than this
 OURS = ".prunefleet-"
@@ -87,6 +89,17 @@ def open_below(root: int, parts: Sequence[str]) -> Iterator[int]:
         os.close(descriptor)
 
 
+def belongs(path: str, beside: Container[str]) -> bool:
+    """Whether a file of a version, by its relative path, is one of the model's; `beside` is what else the version has.
+
+    With `modules.json` the folders of a sentence encoder's further modules are a part of it.
+    """
+    folder, slash, name = path.rpartition("/")
+    if not slash:
+        return bool(MODEL_FILES.fullmatch(name))
+    return MODULES in beside and is_module(folder) and name in MODULE_FILES
+
+
 def path_of(descriptor: int) -> Path:
     """A path by which this process reaches an open directory, wherever that directory is moved."""
     return Path(f"/proc/self/fd/{descriptor}")
@@ -129,6 +142,10 @@ def contents_of(directory: int) -> Contents:
                 continue
             with suppress(FileNotFoundError):  # deleted since it was listed
                 _add(contents, name, entry.stat(follow_symlinks=False))
+    if MODULES in contents.files:
+        for name in filter(is_module, tuple(contents.directories)):
+            contents.directories.remove(name)
+            _add_module(contents, directory, name)
     return contents
 
 
@@ -144,12 +161,23 @@ def kind_of(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "not a regular file")
 
 
+def _add_module(contents: Contents, directory: int, folder: str) -> None:
+    with suppress(FileNotFoundError):
+        inner = _open_directory(folder, directory)
+        try:
+            for name in MODULE_FILES:
+                with suppress(FileNotFoundError):
+                    _add(contents, f"{folder}/{name}", os.stat(name, dir_fd=inner, follow_symlinks=False))
+        finally:
+            os.close(inner)
+
+
 def _add(contents: Contents, name: str, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         contents.problem = (
             f"{shown(name)} is {kind_of(status.st_mode)}; put a regular file there (cp -L copies one)"
         )
-    elif why := problem_of_part(name):
+    elif why := problem_of_path(name):
         contents.problem = f"the file name {shown(name)!r} cannot be used: {why}; rename it"
     else:
         contents.files[name] = identity_of(status)

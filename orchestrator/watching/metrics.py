@@ -58,6 +58,7 @@ FINDING_KINDS = (
     "truncated_examples",
     "ungated",
     "unknown_flops",
+    "unused_module",
     "unused_tensor",
     "zero_effect",
     "zero_gradient",

@@ -72,7 +72,7 @@ def logits_of(model: Model, batch: Batch) -> torch.Tensor:
     """
     answer = _answer(model, batch.inputs)
     if answer_of(model.family) == "embedding":
-        return pooled(answer, batch.inputs.get("attention_mask"))
+        return pooled(answer, batch.inputs.get("attention_mask"), model.pooling)
     logits: torch.Tensor = answer if isinstance(answer, torch.Tensor) else answer.logits
     return logits
 

@@ -18,7 +18,7 @@ from tasks.files.archives import refuse
 from tasks.files.configs import CONFIG, ModelConfig
 from tasks.files.programfile import open_program
 from tasks.loading.architectures import ARCHITECTURES, Architecture
-from tasks.loading.families import CAUSAL_LM, FAMILIES, MASKED_LM, answer_of
+from tasks.loading.families import CAUSAL_LM, FAMILIES, MASKED_LM, TEXT_ENCODER, answer_of
 from tasks.loading.interpreting import ExportedProgram
 from tasks.loading.programkinds import check_inputs, family_of, settings_of
 from tasks.loading.weights import DTYPES
@@ -194,7 +194,7 @@ def _family(architecture: str, model_type: str) -> str:
             modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
             ("ForImageClassification",),
         ),
-        "text_encoder": (_text_encoders(modeling_auto), ("Model",)),
+        TEXT_ENCODER: (_text_encoders(modeling_auto), ("Model",)),
         "image_encoder": (modeling_auto.MODEL_FOR_IMAGE_MAPPING_NAMES, ("Model",)),
     }
     for family, (table, endings) in tables.items():

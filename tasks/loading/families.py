@@ -7,7 +7,8 @@ from typing import Literal
 CAUSAL_LM = "causal_lm"
 MASKED_LM = "masked_lm"
 """Is asked for tokens behind a mask, from those on both sides of it."""
-READS_TEXT = frozenset({CAUSAL_LM, MASKED_LM, "text_classifier", "text_regressor", "text_encoder"})
+TEXT_ENCODER = "text_encoder"
+READS_TEXT = frozenset({CAUSAL_LM, MASKED_LM, TEXT_ENCODER, "text_classifier", "text_regressor"})
 READS_IMAGES = frozenset({"image_classifier", "image_regressor", "image_encoder"})
 READS_FEATURES = frozenset({"feature_classifier", "feature_regressor", "feature_encoder"})
 """Flat vectors."""

@@ -16,8 +16,9 @@ from torch import nn
 from tasks.contract import BadInput, Finding
 from tasks.files.archives import PROGRAM
 from tasks.files.configs import ModelConfig, read_config
+from tasks.files.modules import MEAN, pooling_of
 from tasks.loading.building import body_of, build, build_program, constants_of, fill_buffers_
-from tasks.loading.families import CAUSAL_LM, MASKED_LM
+from tasks.loading.families import CAUSAL_LM, MASKED_LM, TEXT_ENCODER
 from tasks.loading.foresight import check_causal
 from tasks.loading.naming import Naming, name_tensors
 from tasks.loading.weights import Checkpoint, check_finite, open_checkpoint
@@ -36,6 +37,8 @@ class Model:
     path: Path
     checkpoint: Checkpoint = field(repr=False)
     naming: Naming = field(repr=False)
+    pooling: tuple[str, ...] = MEAN
+    """Of a text encoder; see `tasks.files.modules`."""
     findings: tuple[Finding, ...] = ()
 
 
@@ -112,6 +115,7 @@ def outline(path: Path) -> Model:
     shapes = {name: checkpoint.entry(name).shape for name in checkpoint.names}
     naming = name_tensors(module, shapes, _weights_name(checkpoint))
     _check_floating(module, checkpoint, naming)
+    pooling, told = pooling_of(path) if family == TEXT_ENCODER else (MEAN, ())
     return Model(
         module=module.eval(),
         family=family,
@@ -120,7 +124,8 @@ def outline(path: Path) -> Model:
         path=path,
         checkpoint=checkpoint,
         naming=naming,
-        findings=(*checkpoint.findings, *config.findings, *naming.findings),
+        pooling=pooling,
+        findings=(*checkpoint.findings, *config.findings, *naming.findings, *told),
     )
 
 

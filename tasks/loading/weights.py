@@ -16,6 +16,7 @@ from tasks.contract import BadInput, Finding, printable
 from tasks.files.archives import PROGRAM, read_archive, write_archive
 from tasks.files.headers import TensorEntry, WeightFile, open_regular
 from tasks.files.layouts import INDEX, read_layout
+from tasks.files.modules import MODULE_FILES, MODULES, is_module
 
 DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "U16": torch.uint16,
@@ -166,15 +167,30 @@ def copy_companions(
     for path in sorted(checkpoint.directory.iterdir()):
         if path.name in weights or path.name in without:
             continue
+        if path.is_dir() and is_module(path.name) and (checkpoint.directory / MODULES).exists():
+            _copy_module(path, output / path.name)
+            continue
         if reason := _reason_to_leave(path):
             findings.append(
                 Finding(kind="skipped_file", subject=printable(path.name), message=f"not copied: {reason}")
             )
             continue
-        with open_regular(path) as source, open(output / path.name, "wb", buffering=0) as target:
-            size = os.fstat(source.fileno()).st_size
-            _copy_range(source.fileno(), target.fileno(), 0, size, path.name)
+        _copy_file(path, output / path.name)
     return tuple(findings)
+
+
+def _copy_module(folder: Path, output: Path) -> None:
+    """One of a sentence encoder's further modules."""
+    output.mkdir()
+    for path in map(folder.joinpath, MODULE_FILES):
+        if path.exists():
+            _copy_file(path, output / path.name)
+
+
+def _copy_file(path: Path, output: Path) -> None:
+    with open_regular(path) as source, open(output, "wb", buffering=0) as target:
+        size = os.fstat(source.fileno()).st_size
+        _copy_range(source.fileno(), target.fileno(), 0, size, path.name)
 
 
 def read_exactly(descriptor: int, into: memoryview, offset: int, file: str) -> None:

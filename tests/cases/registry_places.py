@@ -65,6 +65,7 @@ def directory(tmp_path: Path, request: Any) -> Place:
     def put(name: str, label: str, files: Files) -> str:
         (root / name / label).mkdir(parents=True, exist_ok=True)
         for path, data in files.items():
+            (root / name / label / path).parent.mkdir(exist_ok=True)
             (root / name / label / path).write_bytes(data)
         return label
 

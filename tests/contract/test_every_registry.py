@@ -107,6 +107,55 @@ def test_a_model_in_shards_is_one_version(place, into):
     assert {path.name for path in into.iterdir()} == set(files)
 
 
+ENCODER = {
+    "modules.json": b"[]",
+    "sentence_bert_config.json": b"{}",
+    "config_sentence_transformers.json": b"{}",
+    "1_Pooling/config.json": b"{}",
+    "2_Dense/config.json": b"{}",
+    "2_Dense/model.safetensors": tensors(linear=(2, 2)),
+}
+NOT_OF_IT = {
+    "2_Dense/pytorch_model.bin": b"pickle",
+    "2_Dense/code.py": b"raise SystemExit",
+    "onnx/config.json": b"{}",
+    "onnx/model.onnx": b"onnx",
+}
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+def test_the_modules_of_a_sentence_encoder_are_a_part_of_it_and_no_versions(place, into):
+    files = model(**ENCODER)
+    version = place.put(name(place, "encoder"), "v1", {**files, **NOT_OF_IT})
+    (found,) = place.scan()
+    assert (found.version, found.problem, found.parameters) == (version, "", 17)
+    assert found.digest == digest_of(files)
+    place.registry().fetch(found, into)
+    assert contents(into) == files
+
+
+def test_without_a_list_of_modules_a_folder_is_none_of_the_models(place, into):
+    files = model()
+    place.put(name(place, "lm"), "v1", {**files, "1_Pooling/config.json": b"{}"})
+    found = next(one for one in place.scan() if not one.problem)
+    assert found.digest == digest_of(files)
+    place.registry().fetch(found, into)
+    assert contents(into) == files
+
+
+def test_a_module_that_changes_makes_another_model(place):
+    files = model(**ENCODER)
+    place.put(name(place, "encoder"), "v1", files)
+    place.put(name(place, "encoder"), "v2", {**files, "1_Pooling/config.json": b'{"pooling_mode": "cls"}'})
+    first, second = place.scan()
+    assert first.digest != second.digest
+
+
 def test_keys_of_a_config_that_reach_outside_arrive_nowhere_and_code_is_not_even_fetched(place, into):
     reaching = {
         "auto_map": {"AutoModel": "modeling_evil.Evil"}, "trust_remote_code": True, "_attn_implementation": "someone/kernel",
@@ -251,10 +300,14 @@ SOURCE = ModelVersion(
 )  # fmt: skip
 
 
-def artifact(store: LocalStore, tmp_path: Path, number: int = 0) -> str:
+def artifact(
+    store: LocalStore, tmp_path: Path, number: int = 0, more: Mapping[str, bytes] | None = None
+) -> str:
     made = tmp_path / f"artifact{number}"
     made.mkdir()
-    for path, data in model(**{"prunefleet.json": b'{"n": %d}' % number, "LICENSE": b"free"}).items():
+    files = {"prunefleet.json": b'{"n": %d}' % number, "LICENSE": b"free", **(more or {})}
+    for path, data in model(**files).items():
+        (made / path).parent.mkdir(exist_ok=True)
         (made / path).write_bytes(data)
     return upload_artifact(store, made)[0]
 
@@ -280,12 +333,15 @@ def aliases(place: Place, publication: Any) -> Mapping[str, str]:
     return {alias: version for alias, version in found.items() if not alias.startswith("v2-half-")}
 
 
-def test_what_is_published_is_found_sound_and_is_the_artifact(place, store, tmp_path):
-    digest = artifact(store, tmp_path)
+@pytest.mark.parametrize("more", [{}, ENCODER], ids=["plain", "with modules"])
+def test_what_is_published_is_found_sound_and_is_the_artifact(place, store, tmp_path, into, more):
+    digest = artifact(store, tmp_path, more=more)
     publication = make(place, store, digest)
     assert publication.is_new
     (found,) = [one for one in place.scan() if one.version == publication.version]
     assert (found.problem, found.digest, found.tags["prunefleet"]) == ("", digest, "artifact")
+    place.registry().fetch(found, into)
+    assert {path for path in contents(into) if "/" in path} == {path for path in more if "/" in path}
 
 
 def test_publishing_again_makes_nothing(place, store, tmp_path):

@@ -180,6 +180,35 @@ def test_weights_that_the_model_does_not_name_are_left_alone(place, into):
     assert {path.name for path in into.iterdir()} == set(files)
 
 
+def test_a_sentence_encoder_right_below_the_registry_is_one_version_with_its_modules(tmp_path, into):
+    zoo = directory(tmp_path)
+    files = model(**{"modules.json": b"[]", "1_Pooling/config.json": b"{}"})
+    for path, data in files.items():
+        (zoo.root / "encoder" / path).parent.mkdir(parents=True, exist_ok=True)
+        (zoo.root / "encoder" / path).write_bytes(data)
+    found = zoo.one()
+    assert (found.id, found.problem, found.digest) == ("zoo/encoder@main", "", digest_of(files))
+    zoo.registry.fetch(found, into)
+    assert (into / "1_Pooling" / "config.json").read_bytes() == b"{}"
+
+
+@pytest.mark.parametrize("folder", ["1_Pooling", "1_Pooling/config.json"])
+def test_a_link_among_the_modules_is_followed_nowhere(tmp_path, into, folder):
+    zoo = directory(tmp_path)
+    zoo.put("encoder", "v1", model(**{"modules.json": b"[]"}))
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "config.json").write_bytes(b"secret")
+    link = zoo.root / "encoder" / "v1" / folder
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "secret" / ("config.json" if "/" in folder else ""))
+    found = zoo.one()
+    if found.problem:
+        assert "a symbolic link, which is never followed" in found.problem
+    else:
+        zoo.registry.fetch(found, into)
+        assert not (into / "1_Pooling").exists()
+
+
 def test_what_prunefleet_made_is_tagged(place):
     place.put("lm", "v1", model(**{"prunefleet.json": b"{}"}))
     assert dict(place.one().tags) == {"prunefleet": "artifact"}

@@ -79,7 +79,8 @@ def hash_file(root: int, parts: tuple[str, ...], name: str, expected: FileIdenti
 def copy_below(directory: int, path: str, into: Path) -> str:
     """Copies a file of an open directory, by its relative path and through no link; see `copy_file`."""
     *folders, name = path.split("/")
-    (into / path).parent.mkdir(exist_ok=True)
+    if folders:
+        (into / path).parent.mkdir(exist_ok=True)
     with open_below(directory, folders) as inner:
         return copy_file(path_of(inner) / name, into / path)
 

@@ -311,7 +311,8 @@ def _named_weights(files: Mapping[str, RemoteFile], directory: Path) -> set[str]
 
 
 def _read(source: Source, offer: Offer, path: str, file: RemoteFile, into: Path) -> None:
-    (into / path).parent.mkdir(exist_ok=True)
+    if "/" in path:
+        (into / path).parent.mkdir(exist_ok=True)
     source.read(offer, path, file, into / path)
     if (size := (into / path).stat().st_size) != file.bytes:
         why = f"{size} bytes came, {file.bytes} were listed"

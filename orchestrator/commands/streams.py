@@ -30,22 +30,32 @@ class _Output(io.FileIO):
 
 
 class _Talk(io.FileIO):
-    """Stderr: no work ends because nobody can be told of it."""
+    """Stderr: no work ends because nobody can be told of it, or because a signal's handler speaks in the midst of a line.
+
+    Nothing is buffered here, as a buffered writer refuses a second writer in the same thread.
+    """
 
     def write(self, data: ReadableBuffer, /) -> int:
-        try:
-            return super().write(data)
-        except OSError:
-            return memoryview(data).nbytes
+        rest = memoryview(data).cast("B")
+        while rest:
+            try:
+                written = super().write(rest)
+            except OSError:
+                break
+            if not written:  # a reader that neither blocks nor keeps up
+                break
+            rest = rest[written:]
+        return memoryview(data).nbytes
 
 
 def guard_streams() -> None:
     """Puts streams that know how to fail in place of the process's own, and the null device in place of closed ones."""
     _fill_closed()
     if sys.stdout is None or isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout = _text(_Output(STDOUT, "w", closefd=False), sys.stdout)
+        output = _Output(STDOUT, "w", closefd=False)
+        sys.stdout = _text(io.BufferedWriter(output), sys.stdout, line_buffering=output.isatty())
     if sys.stderr is None or isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr = _text(_Talk(STDERR, "w", closefd=False), sys.stderr, line_buffering=True)
+        sys.stderr = _text(_Talk(STDERR, "w", closefd=False), sys.stderr, write_through=True)
 
 
 def _fill_closed() -> None:
@@ -56,13 +66,18 @@ def _fill_closed() -> None:
 
 
 def _text(
-    raw: io.FileIO, before: io.TextIOWrapper | None, *, line_buffering: bool = False
+    binary: io.BufferedWriter | io.FileIO,
+    before: io.TextIOWrapper | None,
+    *,
+    line_buffering: bool = False,
+    write_through: bool = False,
 ) -> io.TextIOWrapper:
     if before is not None:
         before.flush()
     return io.TextIOWrapper(
-        io.BufferedWriter(raw),
+        binary,
         encoding=before.encoding if before else "utf-8",
         errors="backslashreplace",  # what an encoding lacks is told by its number
-        line_buffering=line_buffering or raw.isatty(),
+        line_buffering=line_buffering,
+        write_through=write_through,
     )

@@ -69,17 +69,27 @@ class Prometheus:
     def __init__(self, port):
         self.port = port
 
-    def ask(self, query, at=None):
-        """The series that a query gives, as (labels, value); none while the server is not there."""
-        text = urllib.parse.urlencode({"query": query, **({"time": at} if at else {})})
+    def ask(self, query):
+        """The series that a query gives now, as (labels, value); none while the server is not there."""
+        result = self._result("query", {"query": query})
+        return [(one["metric"], float(one["value"][1])) for one in result]
+
+    def has_shown(self, query, minutes):
+        """Whether a query has had an answer at any second of the last minutes."""
+        now = time.time()
+        return bool(
+            self._result("query_range", {"query": query, "start": now - 60 * minutes, "end": now, "step": 1})
+        )
+
+    def _result(self, kind, asked):
+        text = urllib.parse.urlencode(asked)
         try:
             with urllib.request.urlopen(
-                f"http://127.0.0.1:{self.port}/api/v1/query?{text}", timeout=10
+                f"http://127.0.0.1:{self.port}/api/v1/{kind}?{text}", timeout=10
             ) as answer:
-                result = json.load(answer)["data"]["result"]
+                return json.load(answer)["data"]["result"]
         except OSError:
             return []
-        return [(one["metric"], float(one["value"][1])) for one in result]
 
     def value(self, query):
         found = self.ask(query)

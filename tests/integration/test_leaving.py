@@ -112,6 +112,34 @@ def test_a_stream_that_is_closed_or_full_of_talk_changes_nothing_else(redirected
     assert (done.returncode, bool(done.stdout), done.stderr) == (exit_code, prints, "")
 
 
+SIGNALS_IN_THE_MIDST_OF_TALK = """
+import signal, sys
+from orchestrator.commands.streams import guard_streams
+
+guard_streams()
+heard = 0
+
+def heed(number, frame):
+    global heard
+    heard += 1
+    print("stopped", file=sys.stderr)
+
+signal.signal(signal.SIGALRM, heed)
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+for line in range(30_000):
+    print("waits", line, file=sys.stderr)
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(heard)
+"""
+
+
+def test_a_signal_that_comes_while_stderr_is_written_may_speak_there():
+    done = python(SIGNALS_IN_THE_MIDST_OF_TALK)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert done.stderr.count("stopped") == int(done.stdout) > 10
+    assert done.stderr.count("waits") == 30_000
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_terminal_without_a_character_is_told_its_number_and_json_stays_json(encoding, tmp_path):
     (tmp_path / "runs" / "one").mkdir(parents=True)

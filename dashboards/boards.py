@@ -274,6 +274,10 @@ STORAGE = Board(
             "Of the exporter. `prunefleet doctor` finds out why.", alert="PrunefleetExporterStale",
         ),
         lines(
+            "Damaged records", f"max by (fleet) (prunefleet_exporter_damaged_records{{{ONE}}})", "short", "{{fleet}}",
+            "Of runs, nights and leases. The exporter's log names them.", alert="PrunefleetRecordsDamaged",
+        ),
+        lines(
             "Lease of nights changed hands", f"max by (fleet) (prunefleet_lease_epoch{{{ONE}}})", "short", "{{fleet}}",
             "Once a night is usual; a steep rise: several triggers fight, or controllers die.", alert="PrunefleetLeaseFlapping",
         ),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.commands.console import FleetFile, say
 
+if TYPE_CHECKING:
+    from orchestrator.watching.exporting import Exporter
+
 PORT = 9464
+FEW = 5
 
 
 def exporter(
@@ -48,19 +52,30 @@ def exporter(
     if once:
         problem = made.read()
         sys.stdout.write(made.text.decode())
+        if told := _told(made, problem):
+            say(masked(told), style="red")
         if problem:
-            say(masked(problem), style="red")
             raise typer.Exit(69)
         return
     guard = Guard(certificate=certificate_file, key=key_file, client_ca=client_ca, token=token_file)
     server = serve(lambda: made.text, host, port, guard, is_open=is_open)
     say(f"metrics: http{'s' if certificate_file else ''}://{host}:{server.server_port}/metrics")
     with stoppable() as signals:
+        said = ""
         while not signals.drain:
-            if problem := made.read():
-                say(masked(problem), style="yellow")
+            told = _told(made, made.read())
+            if told != said:
+                say(masked(told or "the store is read again, and every record in it"), style="yellow")
+            said = told
             _wait(signals, every)
     server.shutdown()
+
+
+def _told(made: Exporter, problem: str) -> str:
+    """One line for a store that cannot be read, or for each damaged record, the first few of many."""
+    damaged = [f"damaged and left out: {record}" for record in made.damaged[:FEW]]
+    more = len(made.damaged) - FEW
+    return problem or "\n".join([*damaged, *([f"and {more} more that are damaged"] if more > 0 else [])])
 
 
 def _wait(signals: object, seconds: float) -> None:

@@ -58,6 +58,8 @@ class Exporter:
         self.fleet, self.store, self.pools, self.schedule = fleet, store, pools, schedule
         self.recipes = (*list(recipes)[:MOST_RECIPES], OTHER)
         self.pool_names = (*list(pools)[:MOST_POOLS], OTHER)
+        self.damaged: list[str] = []
+        """Records that the last reading left out, and what is wrong with each."""
         self.registry = CollectorRegistry()
         self._metrics: dict[str, Any] = dict(register(FLEET, self.registry))
         self._metrics["exporter_read_failures"].labels(fleet)
@@ -65,9 +67,9 @@ class Exporter:
         self._publish(self._empty())
 
     def read(self, now: Callable[[], float] = time.time) -> str:
-        """Reads the store; empty, or what could not be read. Without the store what was told before stays, and its time with it."""
+        """Reads the store; empty, or why it cannot be read: what was told before stays then, and its time with it."""
         began = now()
-        self._problems: list[str] = []
+        self.damaged = []
         try:
             told = self._read(began)
         except (PrunefleetError, OSError) as error:
@@ -77,7 +79,7 @@ class Exporter:
         told["exporter_last_read_timestamp_seconds"] = {(): began}
         told["exporter_read_duration_seconds"] = {(): now() - began}
         self._publish(told)
-        return "; ".join(self._problems)
+        return ""
 
     def _publish(self, told: Told) -> None:
         for name, series in told.items():
@@ -207,7 +209,7 @@ class Exporter:
         """Counts a record that cannot be read; the metric that only it tells stays as it was."""
         told["exporter_damaged_records"][()] += 1.0
         told.pop(metric, None)
-        self._problems.append(f"Damaged: {error}")
+        self.damaged.append(str(error))
 
     def _tell_time(self, told: Told, ask: Ask, last: str, results: int) -> None:
         folded, spent = 0.0, told["spent_dollars"]

@@ -135,7 +135,8 @@ def test_a_broken_record_is_counted_and_all_others_are_told(local_store, pool, k
     whole = values(exporter)
     assert (whole["exporter_damaged_records"], whole[metric]) == ({(): 0.0}, {(): last})
     local_store.put(key, broken)
-    assert key in exporter.read(lambda: 20.0)
+    assert exporter.read(lambda: 20.0) == ""
+    assert [key in problem for problem in exporter.damaged] == [True]
     told = values(exporter)
     assert told["exporter_damaged_records"] == {(): 1.0}
     assert told["exporter_last_read_timestamp_seconds"] == {(): 20.0}
@@ -319,3 +320,30 @@ def test_the_command_prints_what_a_scrape_would_see(tmp_path, capfd):
     exporter(tmp_path / "fleet.yaml", once=True)
     assert 'prunefleet_run_last_exit_code{fleet="small"} -1.0' in capfd.readouterr().out
     assert exporting.OTHER == "other"
+
+
+def test_the_command_names_damaged_records_and_ends_well_and_a_store_that_cannot_be_read_ends_it(
+    tmp_path, monkeypatch
+):
+    from typer.testing import CliRunner
+
+    from orchestrator.cli import app
+
+    (tmp_path / "zoo").mkdir()
+    fleet = tmp_path / "fleet.yaml"
+    fleet.write_text(
+        "version: 1\nname: small\nstore: ./store\nregistries: {zoo: {kind: directory, path: ./zoo}}\n"
+        "recipes: {half: {prune: {criterion: magnitude, amount: 0.5}}}\npools: {cpu: {cpus: 2}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for number in range(8):
+        (tmp_path / f"store/runs/r{number}").mkdir(parents=True)
+        (tmp_path / f"store/runs/r{number}/status.json").write_text("{")
+    done = CliRunner().invoke(app, ["exporter", "fleet.yaml", "--once"])
+    assert (done.exit_code, done.stderr.count("damaged and left out: runs/r")) == (0, 5)
+    assert "and 3 more that are damaged" in done.stderr
+    assert 'prunefleet_exporter_damaged_records{fleet="small"} 8.0' in done.stdout
+    (tmp_path / "store/tables/units").mkdir(parents=True)
+    (tmp_path / "store/tables/units/_delta_log").write_text("no folder")
+    done = CliRunner().invoke(app, ["exporter", "fleet.yaml", "--once"])
+    assert done.exit_code == 69, done.output

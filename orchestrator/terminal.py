@@ -10,12 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from orchestrator.domain import Plan, Shard
+from orchestrator.domain import Failure, FailureClass, Plan, Shard
 from orchestrator.ports import AttemptEnded
 from orchestrator.schedule.scheduling import Progress, Start, UnitState
 from orchestrator.wording import duration, plain
 
 LINE_EVERY_SECONDS = 15.0
+_SHARED = frozenset({FailureClass.STORAGE, FailureClass.INFRASTRUCTURE})
+"""One cause meets many units, and each of their tries: it is told once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class Look:
     seconds_left: float | None
     pools: Mapping[str, tuple[int, int]]
     """Pool -> slots busy, of all."""
+    again: int = 0
+    """Units that failed and wait for their next try."""
 
 
 class Bars:
@@ -64,6 +68,7 @@ class Bars:
         """Draws how it stands."""
         left = "no estimate yet" if look.seconds_left is None else f"{duration(look.seconds_left)} left"
         note = left + (f", {look.failed} failed" if look.failed else "")
+        note += f", {look.again} to be tried again" if look.again else ""
         is_over = look.over == look.total
         if self.bars:
             self._draw("units", look.over, look.total, "" if is_over else note)
@@ -88,6 +93,7 @@ class LiveView(Bars):
     def __init__(self, console: Console, total: int, *, quiet: bool):
         super().__init__(console, quiet=quiet)
         self.total = total
+        self.told: set[tuple[FailureClass, str]] = set()
 
     def begun(self, start: Start, at: float) -> None:
         """An attempt starts."""
@@ -95,24 +101,27 @@ class LiveView(Bars):
     def ended(self, event: AttemptEnded, shard: Shard, plan: Plan, at: float) -> None:
         """An attempt is over: failures are told at once."""
         for report in event.reports:
-            if report.failure and not self.quiet:
+            if report.failure:
                 unit = plan.units[report.key]
-                kind, text = report.failure.failure_class.value, plain(report.failure.error, 400)
-                self.console.print(
-                    f"{unit.task.value} of {plain(unit.model.id)} by {plain(unit.recipe)}: {kind}: {text}",
-                    style="red",
-                    markup=False,
-                )
-        if event.failure and not self.quiet:
-            text = plain(event.failure.error, 200)
-            self.console.print(
-                f"attempt {event.attempt_id}: {event.failure.failure_class.value}: {text}",
-                style="yellow",
-                markup=False,
-            )
+                who = f"{unit.task.value} of {plain(unit.model.id)} by {plain(unit.recipe)}"
+                self._tell(who, report.failure, "red")
+        if event.failure:
+            self._tell(f"attempt {event.attempt_id}", event.failure, "yellow")
+
+    def _tell(self, who: str, failure: Failure, style: str) -> None:
+        cause = (failure.failure_class, _gist(failure.error))
+        if self.quiet or (failure.failure_class in _SHARED and cause in self.told):
+            return
+        self.told.add(cause)
+        text = f"{who}: {failure.failure_class.value}: {plain(failure.error, 400)}"
+        self.console.print(text, style=style, markup=False)
 
     def looked(self, progress: Progress, capacity: Mapping[str, int], at: float) -> None:
         """The loop has gone round once."""
+        again = progress.to_be_tried_again()
+        for failure in [progress.reasons[key] for key in again]:
+            if failure.failure_class in _SHARED:  # also what no attempt could begin for
+                self._tell("units wait", failure, "yellow")
         counts = progress.counts
         failed = counts[UnitState.FAILED] + counts[UnitState.QUARANTINED]
         look = Look(
@@ -121,5 +130,11 @@ class LiveView(Bars):
             failed=failed,
             seconds_left=progress.seconds_left(sum(capacity.values())),
             pools={name: (progress.used_slots[name], slots) for name, slots in capacity.items()},
+            again=len(again),
         )
         self.show(look, at)
+
+
+def _gist(error: str) -> str:
+    """What is said, without the paths and keys of which it is said."""
+    return " ".join(word for word in error.split() if "/" not in word)

@@ -148,6 +148,10 @@ class Progress:
         """Whether it is still to be done: another cluster may have done what was to be tried again here."""
         return self.states[key] is UnitState.WAITING
 
+    def to_be_tried_again(self) -> list[str]:
+        """Units that failed, and wait for their next try."""
+        return [key for _, key in self.delayed if self._waits(key)]
+
     def outlook(self, key: str) -> Outlook:
         """What the unit's next attempt is expected to take."""
         return self.forecast.of(self.plan.units[key], self.memory_factors.get(key, 1.0))

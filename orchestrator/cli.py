@@ -198,7 +198,7 @@ def run(
     )
     with (
         stoppable() as signals,
-        observed(seen, run_id, metrics_port, metrics_open) as metrics,
+        observed(seen, run_id, metrics_port, metrics_open, signals) as metrics,
         LiveView(talk, len(seen.plan.todo), quiet=quiet or as_json) as view,
     ):
         summary = execute(seen, connect, options, signals, watchers=(view, metrics), run_id=run_id)

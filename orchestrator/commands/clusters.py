@@ -235,7 +235,7 @@ def join(
     say(
         f"{board.owner}: {len(seen.plan.todo)} units to do in run {run_id}, shared between {', '.join(fleet.clusters)}"
     )
-    with stoppable() as signals, observed(seen, run_id, metrics_port, metrics_open) as metrics:
+    with stoppable() as signals, observed(seen, run_id, metrics_port, metrics_open, signals) as metrics:
         summary = execute(seen, connect, options, signals, (metrics,), run_id, share)
         metrics.closed(summary.exit_code, time.time())
     say(f"{board.owner}: {summary.outcome}; {summary.stop_reason}".rstrip("; "))

@@ -159,7 +159,7 @@ def _once(
             opened.plan(),
             new_run_id(time.time()),
         )
-        with observed(seen, run_id, way.metrics_port, way.metrics_open) as metrics:
+        with observed(seen, run_id, way.metrics_port, way.metrics_open, signals) as metrics:
             summary = execute(seen, connect, options, signals, (metrics,), run_id)
             metrics.closed(summary.exit_code, time.time())
         return summary

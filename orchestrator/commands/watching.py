@@ -12,6 +12,7 @@ import typer
 from orchestrator.commands.console import say
 
 if TYPE_CHECKING:
+    from orchestrator.controller import Signals
     from orchestrator.survey import Survey
     from orchestrator.watching.run_metrics import RunMetrics
 
@@ -35,8 +36,10 @@ MetricsOpen = Annotated[
 
 
 @contextmanager
-def observed(seen: Survey, run_id: str, port: int | None, is_open: bool) -> Iterator[RunMetrics]:
-    """The metrics of one run, served from its plan on until the block ends; a watcher for `execute`.
+def observed(
+    seen: Survey, run_id: str, port: int | None, is_open: bool, signals: Signals
+) -> Iterator[RunMetrics]:
+    """The metrics of one run, a watcher for `execute`; served from its plan on until whoever scraped it has seen its end.
 
     Errors: UsageError, if the port is taken, or none is there to be open.
     """
@@ -55,10 +58,13 @@ def observed(seen: Survey, run_id: str, port: int | None, is_open: bool) -> Iter
         return
     with ExitStack() as open_things:
         try:
-            taken = open_things.enter_context(metrics.served(port, address))
+            scrapes = open_things.enter_context(metrics.served(port, address))
         except OSError as error:
             raise UsageError(
                 f"--metrics-port {port}: {error.strerror or error}; choose another, or 0"
             ) from error
-        say(f"metrics: http://{address}:{taken}/metrics")
+        say(f"metrics: http://{address}:{scrapes.port}/metrics")
         yield metrics
+        if patience := scrapes.patience():
+            say(f"metrics: the run is over; up to {patience:.0f} s for one scrape more")
+        scrapes.wait_for_one_more(lambda: bool(signals.drain))

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
 
 from orchestrator.domain import FailureClass, Plan, Pool, Shard, TaskName, UnitStatus
 from orchestrator.ports import AttemptEnded
 from orchestrator.schedule.costs import Costs, money
 from orchestrator.schedule.placement import Placement
 from orchestrator.schedule.scheduling import Progress, Start, UnitState
+from orchestrator.watching.last_scrape import Scrapes
 from orchestrator.watching.metrics import FINDING_KINDS, RUN, register
 
 
@@ -53,11 +54,13 @@ class RunMetrics:
             of["findings"].labels(finding)
 
     @contextmanager
-    def served(self, port: int, address: str = "127.0.0.1") -> Iterator[int]:
-        """Serves /metrics within the block; the port, also when 0 asked for a free one. Errors: OSError, if it is taken."""
+    def served(self, port: int, address: str = "127.0.0.1") -> Iterator[Scrapes]:
+        """Serves /metrics within the block, at the port that `Scrapes` names, also when 0 asked for a free one. Errors: OSError, if it is taken."""
         server, thread = start_http_server(port, addr=address, registry=self.registry)
+        scrapes = Scrapes(make_wsgi_app(self.registry), int(server.server_port))
+        server.set_app(scrapes)
         try:
-            yield int(server.server_port)
+            yield scrapes
         finally:
             server.shutdown()
             server.server_close()

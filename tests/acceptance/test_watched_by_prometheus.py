@@ -43,6 +43,8 @@ def test_the_run_was_scraped_while_it_lived(watched):
     assert 0 < seen <= summary["units"]["done"]
     [(labels, _)] = prometheus.ask("last_over_time(prunefleet_run_info[10m])")
     assert labels["run_id"] == summary["run_id"]
+    assert prometheus.value("last_over_time(prunefleet_run_exit_code[10m])") == 3
+    assert prometheus.value("last_over_time(prunefleet_run_end_timestamp_seconds[10m])") > 0
 
 
 def test_when_it_is_over_the_exporter_tells_how_it_ended(watched):

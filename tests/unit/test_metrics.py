@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.commands.watching import observed
+from orchestrator.controller import Signals
 from orchestrator.domain import Failure, FailureClass, Shard, UnitReport, UnitStatus
 from orchestrator.errors import UsageError
 from orchestrator.ports import AttemptEnded
@@ -179,31 +180,34 @@ def test_finding_kinds_are_a_closed_sorted_set():
 
 def test_the_endpoint_listens_on_loopback_and_answers_until_the_run_ends(metrics):
     with (
-        metrics.served(0) as port,
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer,
+        metrics.served(0) as scrapes,
+        urllib.request.urlopen(f"http://127.0.0.1:{scrapes.port}/metrics", timeout=5) as answer,
     ):
         assert b"prunefleet_units" in answer.read()
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
+        urllib.request.urlopen(f"http://127.0.0.1:{scrapes.port}/metrics", timeout=5)
 
 
 def test_other_machines_are_let_in_only_where_that_is_said(metrics):
-    with metrics.served(0) as port, pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(f"http://127.0.0.2:{port}/metrics", timeout=5)
+    with metrics.served(0) as scrapes, pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"http://127.0.0.2:{scrapes.port}/metrics", timeout=5)
     with (
-        metrics.served(0, "0.0.0.0") as port,
-        urllib.request.urlopen(f"http://127.0.0.2:{port}/metrics", timeout=5) as answer,
+        metrics.served(0, "0.0.0.0") as scrapes,
+        urllib.request.urlopen(f"http://127.0.0.2:{scrapes.port}/metrics", timeout=5) as answer,
     ):
         assert b"prunefleet_units" in answer.read()
 
 
 def test_to_be_open_without_a_port_is_refused():
-    with pytest.raises(UsageError, match="needs --metrics-port"), observed(None, "r", None, is_open=True):
+    with (
+        pytest.raises(UsageError, match="needs --metrics-port"),
+        observed(None, "r", None, is_open=True, signals=Signals()),
+    ):
         pass
 
 
 def test_the_port_is_free_again_for_the_next_night(metrics):
-    with metrics.served(0) as port, pytest.raises(OSError, match="in use"), metrics.served(port):
+    with metrics.served(0) as scrapes, pytest.raises(OSError, match="in use"), metrics.served(scrapes.port):
         pass
-    with metrics.served(port) as again:
-        assert again == port
+    with metrics.served(scrapes.port) as again:
+        assert again.port == scrapes.port

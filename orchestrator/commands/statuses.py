@@ -111,21 +111,38 @@ def look_of(status: Mapping[str, Any]) -> Any:
     )
 
 
+def standing(status: Mapping[str, Any], now: float) -> str:
+    """How a run stands: how it ended, that it runs, or for how long nobody has heard of its controller."""
+    from orchestrator.runs import number_of
+    from orchestrator.wording import duration
+
+    silence = now - number_of(status, "updated_at", now)
+    if status.get("state") == "running" and silence > SILENT_SECONDS:
+        return f"silent for {duration(silence)}"
+    return str(status.get("outcome") or status.get("state") or "")
+
+
 def _show(found: Sequence[Mapping[str, Any]]) -> None:
     from orchestrator.wording import plain
 
+    now = time.time()
     rows = [["run", "fleet", "state", "wanted", "done before", "done", "failed", "left", "exit"]]
     for row in found:
         counts = row.get("units", {})
         failed = counts.get("failed", 0) + counts.get("quarantined", 0)
         left = sum(counts.get(state, 0) for state in ("waiting", "ready", "running"))
         cells = (
-            row.get("run_id"), row.get("fleet"), row.get("outcome") or row.get("state"), row.get("wanted"),
+            row.get("run_id"), row.get("fleet"), standing(row, now), row.get("wanted"),
             row.get("done_before"), counts.get("done", 0), failed, left, row.get("exit_code"),
         )  # fmt: skip
         rows.append(["" if cell is None else plain(cell) for cell in cells])
     # A table would fold ids in a narrow terminal, and a folded id cannot be copied.
     sys.stdout.writelines(f"{line}\n" for line in aligned(rows))
+    if any(standing(row, now).startswith("silent") for row in found):
+        say(
+            "silent: no word of its controller; if it is dead, the same command goes on with its work",
+            style="yellow",
+        )
     for row in found:
         if problem := row.get("problem"):
             say(f"run {plain(row['run_id'])}: {plain(problem)}", style="yellow")

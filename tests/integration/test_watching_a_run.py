@@ -107,3 +107,30 @@ def test_a_run_that_is_not_there_is_an_error_that_names_what_is(store):
 def test_watching_is_not_for_programs(store, tmp_path):
     done = CliRunner().invoke(cli.app, ["status", "--watch", "--json", "--store", str(tmp_path)])
     assert "ask for one of them" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("status", "stands"),
+    [
+        (told(1, 1_000.0), "running"),
+        (told(1, 1_000.0 - 8_340), "silent for 2 h 19 min"),
+        (told(1, 1_000.0 + 300), "running"),  # a clock that is ahead of ours
+        (told(1, "long ago"), "running"),
+        (told(4, 1.0, "ended"), "ended"),
+        (told(4, 1.0, "ended", outcome="done"), "done"),
+        ({}, ""),
+    ],
+)
+def test_a_run_whose_controller_is_silent_does_not_stand_as_running(status, stands):
+    assert statuses.standing(status, 1_000.0) == stands
+
+
+def test_what_to_do_about_silent_runs_is_told_once_and_not_to_programs(store, tmp_path):
+    for run in (RUN, "20261122T020000Z-abcdef"):
+        store.put(f"runs/{run}/status.json", json.dumps({**told(1, 1.0), "run_id": run}).encode())
+    shown = CliRunner().invoke(cli.app, ["status", "--store", str(tmp_path)])
+    assert shown.stdout.count("silent for ") == 2
+    assert shown.stderr.count("if it is dead, the same command goes on") == 1
+    for_programs = CliRunner().invoke(cli.app, ["status", "--json", "--store", str(tmp_path)])
+    assert {run["state"] for run in json.loads(for_programs.stdout)} == {"running"}
+    assert "silent" not in for_programs.output

@@ -30,17 +30,24 @@ def as_json(plan: Plan, placement: Placement, pools: Mapping[str, Pool], costs: 
 
 
 def notices(plan: Plan) -> tuple[str, ...]:
-    """What the recipes of each pattern cannot be expected to gain, and why."""
+    """What the recipes of each pattern cannot be expected to gain, and why; and which of them nothing judges."""
     recipes: dict[str, dict[str, None]] = {}
+    ungated: dict[str, None] = {}
     for chain in plan.chains:
         if chain.prune:
             pattern = str(plan.units[chain.prune].step.params.get("pattern", "cut"))
             recipes.setdefault(pattern, {}).setdefault(chain.recipe)
-    return tuple(
+        if chain.judge and plan.units[chain.judge].step.params["gates"] is None:
+            ungated.setdefault(chain.recipe)
+    gains = [
         f"{', '.join(names)} ({pattern}): {why}"
         for pattern, names in recipes.items()
         if (why := expectation(pattern))
-    )
+    ]
+    unjudged = [
+        f"{', '.join(ungated)}: no gates, so what is lost is measured and not judged: all of it passes"
+    ]
+    return (*gains, *(unjudged if ungated else ()))
 
 
 def summary(plan: Plan, placement: Placement, pools: Mapping[str, Pool]) -> dict[str, Any]:

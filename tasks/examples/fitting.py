@@ -214,6 +214,6 @@ def _array(example: Example, expected: tuple[int | None, ...]) -> NDArray[np.flo
         raise example.place.refusal(
             "an example does not have the model's shape",
             why=f"it has shape {list(inputs.shape)}, and the model reads [{wanted}]",
-            do="Correct the data set's shape, or use data made for the model.",
+            do="Let the data set say so (`shape`), or use data made for the model.",
         )
     return inputs

@@ -50,7 +50,9 @@ def body_of(config: ModelConfig, module: Any, stored: Iterable[str]) -> ModelCon
     bodies: Mapping[str, Any] = transformers.models.auto.modeling_auto.MODEL_MAPPING_NAMES
     listed = bodies[config.values["model_type"]]
     body: str = listed if isinstance(listed, str) else listed[0]
-    message = f"{config.architecture} has a head and none is stored: what counts is the body's embedding, as of {body}"
+    message = (
+        f"no head that answers for masked tokens is stored: what counts is the body's embedding, as of {body}"
+    )
     told = Finding(kind="no_head", subject=config.architecture, message=message)
     return replace(config, architecture=body, findings=(*config.findings, told))
 

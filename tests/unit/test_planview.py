@@ -84,3 +84,12 @@ def test_a_plan_says_which_recipes_cannot_be_expected_to_be_faster_and_why(make_
     assert told[0].startswith("half (unstructured): no speed-up expected, because zeros are stored")
     assert told[1].startswith("two-four (2:4): no speed-up expected in torch, because")
     assert as_json(plan, placement, pools, costs)["notices"] == list(told)
+
+
+def test_a_plan_says_which_recipes_nothing_judges(make_plan, fleet_text):
+    def unjudged(text):
+        return [notice.partition(":")[0] for notice in notices(make_plan(text=text)) if "no gates" in notice]
+
+    assert unjudged(fleet_text) == []
+    free = [line for line in fleet_text.splitlines() if not line.strip().startswith(("gates:", "publish:"))]
+    assert unjudged("\n".join(free)) == ["half, two-four"]
